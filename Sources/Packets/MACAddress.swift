@@ -1,0 +1,19 @@
+/// A 48-bit Ethernet address.
+public struct MACAddress: Hashable, Sendable, CustomStringConvertible {
+    /// The six octets, the first one sent in bits 47…40.
+    public let rawValue: UInt64
+
+    public init(_ rawValue: UInt64) { self.rawValue = rawValue & 0xffff_ffff_ffff }
+
+    /// Exactly six octets in the order in which they are sent; otherwise nil.
+    public init?(octets: [UInt8]) {
+        guard octets.count == 6 else { return nil }
+        rawValue = octets.reduce(0) { $0 << 8 | UInt64($1) }
+    }
+
+    public var octets: [UInt8] { (0..<6).map { UInt8(truncatingIfNeeded: rawValue >> (40 - 8 * $0)) } }
+
+    public var description: String {
+        octets.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
+    }
+}
