@@ -10,12 +10,14 @@ struct CompileBPF: BuildToolPlugin {
         let clang = try context.tool(named: "clang").url
         let embed = try context.tool(named: "embed-object").url
         // <asm/types.h> lives below the multiarch folder on Debian, and only the one of this machine is installed.
-        let multiarch = (try? FileManager.default.contentsOfDirectory(atPath: "/usr/include"))?
+        let multiarch =
+            (try? FileManager.default.contentsOfDirectory(atPath: "/usr/include"))?
             .filter { $0.hasSuffix("-linux-gnu") }.sorted().map { "-I/usr/include/\($0)" } ?? []
 
         let sources = try FileManager.default.contentsOfDirectory(
             at: module.directoryURL.appending(path: "BPF"), includingPropertiesForKeys: nil)
-        return sources.filter { $0.lastPathComponent.hasSuffix(".bpf.c") }.sorted { $0.path < $1.path }.flatMap { source in
+        return sources.filter { $0.lastPathComponent.hasSuffix(".bpf.c") }.sorted { $0.path < $1.path }.flatMap {
+            source in
             let name = source.lastPathComponent.replacing(".bpf.c", with: "")
             let object = context.pluginWorkDirectoryURL.appending(path: "\(name).bpf.o")
             let swift = context.pluginWorkDirectoryURL.appending(path: "\(name).bpf.swift")

@@ -33,13 +33,16 @@ public struct IPv6Address: Hashable, Comparable, Sendable, CustomStringConvertib
         // An embedded IPv4 address is the last two groups.
         if let colon = text.lastIndex(of: ":"), text[colon...].contains(".") {
             guard let last = IPv4Address(text[text.index(after: colon)...]) else { return nil }
-            text = text[...colon] + String(last.rawValue >> 16, radix: 16) + ":" + String(last.rawValue & 0xffff, radix: 16)
+            text =
+                text[...colon] + String(last.rawValue >> 16, radix: 16) + ":"
+                + String(last.rawValue & 0xffff, radix: 16)
         }
         func groups(_ part: Substring) -> [UInt16]? {
             if part.isEmpty { return [] }
             var result: [UInt16] = []
             for group in part.split(separator: ":", omittingEmptySubsequences: false) {
-                guard (1...4).contains(group.utf8.count), group.allSatisfy(\.isHexDigit), group.utf8.count == group.count,
+                guard (1...4).contains(group.utf8.count), group.allSatisfy(\.isHexDigit),
+                    group.utf8.count == group.count,
                     let value = UInt16(group, radix: 16)
                 else { return nil }
                 result.append(value)

@@ -75,7 +75,8 @@ public enum AddressError: Error, Equatable, CustomStringConvertible {
         switch self {
         case .notAnAddress(let text): "'\(text)' is not an IPv4 or IPv6 address"
         case .noPrefixLength(let text): "'\(text)' has no prefix length"
-        case .prefixLengthOutOfRange(let text, let max): "'\(text)' needs a prefix length from 0 to \(max) after the slash"
+        case .prefixLengthOutOfRange(let text, let max):
+            "'\(text)' needs a prefix length from 0 to \(max) after the slash"
         }
     }
 }
