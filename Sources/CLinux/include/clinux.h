@@ -1,15 +1,16 @@
 // What the kernel's headers say in ways that Swift cannot import: function-like macros, casts, variadic calls.
 #pragma once
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -20,6 +21,7 @@
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <linux/if_addr.h>
+#include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_vlan.h>
 #include <linux/neighbour.h>
@@ -35,7 +37,27 @@ static inline uint32_t vr_tc_egress_parent(void) { return TC_H_MAKE(TC_H_CLSACT,
 static inline uint32_t vr_tc_clsact_parent(void) { return TC_H_CLSACT; }
 static inline uint32_t vr_tc_clsact_handle(void) { return TC_H_MAKE(TC_H_CLSACT, 0); }
 
-// unshare(2) and setns(2) are hidden behind _GNU_SOURCE, which Swift's Glibc module is built without.
-static inline int vr_unshare_net(void) { return unshare(CLONE_NEWNET); }
-static inline int vr_setns_net(int fd) { return setns(fd, CLONE_NEWNET); }
-static inline int vr_gettid(void) { return (int)syscall(SYS_gettid); }
+// Behind _GNU_SOURCE, which Swift's own module of the C library is built without: these are in clinux.c.
+int vr_unshare_net(void);
+int vr_setns_net(int fd);
+int vr_memory_file(const char *name);
+char **vr_environment(void);
+
+// errno is a macro.
+static inline int vr_errno(void) { return errno; }
+
+// open(2) is variadic.
+static inline int vr_open_to_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
+static inline int vr_open_to_write(const char *path) { return open(path, O_WRONLY | O_CLOEXEC); }
+static inline int vr_create_exclusively(const char *path) { return open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444); }
+
+// How a wait status is read is a macro.
+static inline int vr_exit_status(int status) {
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+// 0 where there is no such file. `stat` is a structure and a function, which Swift keeps apart badly.
+static inline uint64_t vr_inode(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
+}

@@ -1,0 +1,131 @@
+// Child processes. They start in the network namespace of the thread that starts them.
+
+import CLinux
+import SystemPackage
+
+/// A program that was started. Whoever starts one waits for it.
+public final class ChildProcess: Sendable {
+    public struct Result: Hashable, Sendable {
+        /// The exit status; 128 + N after signal N, as a shell says it.
+        public let status: Int32
+        public let output: String
+        public let errors: String
+    }
+
+    public let processIdentifier: pid_t
+    private let output: FileDescriptor
+    private let errors: FileDescriptor
+
+    /// Starts a program, found in PATH.
+    ///
+    /// - Parameters:
+    ///   - input: what it reads from standard input.
+    ///   - environment: added to this process's own.
+    public init(
+        _ arguments: [String], input: String = "", environment: [String: String] = [:]
+    ) throws(KernelError) {
+        let name = arguments.first ?? ""
+        // Files in memory and not pipes: nobody has to read while another writes, whatever the size.
+        let files = ["input", "output", "errors"].map { (name: String) in
+            FileDescriptor(rawValue: unsafe vr_memory_file(name))
+        }
+        var child: pid_t = 0
+        do {
+            try files[0].writeAll(Array(input.utf8))
+            try files[0].seek(offset: 0, from: .start)
+
+            var actions = unsafe posix_spawn_file_actions_t()
+            unsafe posix_spawn_file_actions_init(&actions)
+            defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+            for (number, file) in files.enumerated() {
+                unsafe posix_spawn_file_actions_adddup2(&actions, file.rawValue, Int32(number))
+            }
+            var attributes = posix_spawnattr_t()
+            unsafe posix_spawnattr_init(&attributes)
+            defer { unsafe posix_spawnattr_destroy(&attributes) }
+
+            let variables = Self.environment.merging(environment) { $1 }.map { "\($0)=\($1)" }
+            let status = unsafe withCStrings(arguments) { arguments in
+                unsafe withCStrings(variables) { variables in
+                    unsafe posix_spawnp(&child, name, &actions, &attributes, arguments, variables)
+                }
+            }
+            guard status == 0 else { throw Errno(rawValue: status) }
+        } catch {
+            for file in files { try? file.close() }
+            throw KernelError("run \(name)", error as? Errno ?? .ioError)
+        }
+        try? files[0].close()
+        processIdentifier = child
+        output = files[1]
+        errors = files[2]
+    }
+
+    deinit {
+        try? output.close()
+        try? errors.close()
+    }
+
+    public func signal(_ number: Int32) { kill(processIdentifier, number) }
+
+    /// Waits for its end. To be called once.
+    public func wait() -> Result {
+        var status: Int32 = 0
+        while unsafe waitpid(processIdentifier, &status, 0) < 0 && Errno.last == .interrupted {}
+        return Result(status: vr_exit_status(status), output: text(of: output), errors: text(of: errors))
+    }
+
+    /// What it has written until now.
+    public var outputSoFar: String { text(of: output) }
+
+    public static func run(
+        _ arguments: [String], input: String = "", environment: [String: String] = [:]
+    ) throws(KernelError) -> Result {
+        try ChildProcess(arguments, input: input, environment: environment).wait()
+    }
+
+    /// Replaces this process. Returns only if that failed.
+    public static func replaceThisProcess(_ arguments: [String]) -> KernelError {
+        _ = unsafe withCStrings(arguments) { pointers in unsafe execvp(arguments.first ?? "", pointers) }
+        return KernelError("run \(arguments.first ?? "")", .last)
+    }
+
+    private static var environment: [String: String] {
+        var result: [String: String] = [:]
+        // SAFETY: `environ` ends with nil; nothing in this program writes to it.
+        guard var entry = unsafe vr_environment() else { return [:] }
+        while let text = unsafe entry.pointee {
+            let pair = unsafe String(cString: text).split(
+                separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            if pair.count == 2 { result[String(pair[0])] = String(pair[1]) }
+            unsafe entry += 1
+        }
+        return result
+    }
+}
+
+private func text(of file: FileDescriptor) -> String {
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 64 << 10)
+    while true {
+        let count = unsafe chunk.withUnsafeMutableBytes { buffer in
+            unsafe (try? file.read(fromAbsoluteOffset: Int64(bytes.count), into: buffer)) ?? 0
+        }
+        guard count > 0 else { break }
+        bytes += chunk[..<count]
+    }
+    return String(decoding: bytes, as: UTF8.self)
+}
+
+/// The strings as C has them, the list ended by nil, for the length of the call.
+private func withCStrings<Result>(
+    _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
+) -> Result {
+    // SAFETY: each copy lives until the end of this function.
+    var pointers = unsafe strings.map { unsafe strdup($0) } + [nil]
+    defer { for unsafepointer in unsafe pointers { unsafe free(pointer) } }
+    return unsafe pointers.withUnsafeMutableBufferPointer { buffer in
+        // SAFETY: there is at least the nil, so the buffer has an address.
+        unsafe body(buffer.baseAddress.unsafelyUnwrapped)
+    }
+}

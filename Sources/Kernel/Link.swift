@@ -1,0 +1,276 @@
+// Network interfaces, as `ip link` shows and changes them.
+
+import CLinux
+import Packets
+import SystemPackage
+
+/// A network interface of the namespace.
+public struct Link: Hashable, Sendable {
+    public let index: UInt32
+    public let name: String
+    /// `vlan`, `veth`, `bridge`, …; nil for hardware and the loopback interface.
+    public let kind: String?
+    /// ARPHRD_ value.
+    public let hardwareType: UInt16
+    /// IFF_ values.
+    public let flags: UInt32
+    /// The IP MTU, in octets: without Ethernet header and tag.
+    public let mtu: UInt32
+    public let macAddress: MACAddress?
+    /// IFLA_LINK: the parent of a VLAN device, the other end of a veth pair. In another namespace where `isLowerElsewhere`.
+    public let lowerIndex: UInt32?
+    public let isLowerElsewhere: Bool
+    public let group: UInt32
+    /// IF_OPER_ value, as text: `up`, `down`, `lowerlayerdown`, …
+    public let operationalState: String
+    public let vlan: VLAN?
+    /// Frames and octets as the interface itself counts them.
+    public let statistics: Statistics?
+
+    /// What a `vlan` link adds.
+    public struct VLAN: Hashable, Sendable {
+        public let id: UInt16
+        /// 0x8100 (802.1Q) or 0x88a8 (802.1ad).
+        public let etherType: UInt16
+        public let reordersHeader: Bool
+    }
+
+    public struct Statistics: Hashable, Sendable {
+        public var receivedPackets: UInt64 = 0
+        public var receivedBytes: UInt64 = 0
+        public var sentPackets: UInt64 = 0
+        public var sentBytes: UInt64 = 0
+
+        public init() {}
+    }
+
+    public var isUp: Bool { flags & UInt32(IFF_UP) != 0 }
+    public var hasCarrier: Bool { flags & LinkFlags.lowerUp != 0 }
+    public var isLoopback: Bool { flags & UInt32(IFF_LOOPBACK) != 0 }
+    public var isPromiscuous: Bool { flags & UInt32(IFF_PROMISC) != 0 }
+    public var isEthernet: Bool { hardwareType == UInt16(ARPHRD_ETHER) && !isLoopback }
+
+    init?(_ message: NetlinkMessage) {
+        guard Int(message.type) == RTM_NEWLINK, let index = message.payload.load(UInt32.self, at: 4),
+            let hardwareType = message.payload.load(UInt16.self, at: 2),
+            let flags = message.payload.load(UInt32.self, at: 8)
+        else { return nil }
+        let attributes = message.attributes(after: MemoryLayout<ifinfomsg>.size)
+        guard let name = attributes.string(IFLA_IFNAME) else { return nil }
+        self.index = index
+        self.name = name
+        self.hardwareType = hardwareType
+        self.flags = flags
+        mtu = attributes.integer(IFLA_MTU) ?? 0
+        macAddress = attributes[IFLA_ADDRESS].flatMap { MACAddress(octets: Array($0)) }
+        lowerIndex = attributes.integer(IFLA_LINK)
+        isLowerElsewhere = attributes[IFLA_LINK_NETNSID] != nil
+        group = attributes.integer(IFLA_GROUP) ?? 0
+        let state: UInt8 = attributes.integer(IFLA_OPERSTATE) ?? 0
+        let states = ["unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up"]
+        operationalState = states.indices.contains(Int(state)) ? states[Int(state)] : "unknown"
+
+        let info = attributes.nested(IFLA_LINKINFO)
+        kind = info?.string(IFLA_INFO_KIND)
+        if kind == "vlan", let data = info?.nested(IFLA_INFO_DATA),
+            let id = data.integer(IFLA_VLAN_ID, UInt16.self)
+        {
+            let etherType = data.integer(IFLA_VLAN_PROTOCOL, UInt16.self).map(UInt16.init(bigEndian:))
+            let flags = data[IFLA_VLAN_FLAGS]?.load(UInt32.self, at: 0) ?? 0
+            vlan = VLAN(
+                id: id, etherType: etherType ?? 0x8100,
+                reordersHeader: flags & UInt32(VLAN_FLAG_REORDER_HDR.rawValue) != 0)
+        } else {
+            vlan = nil
+        }
+
+        if let counters = attributes[IFLA_STATS64],
+            let receivedPackets = counters.load(UInt64.self, at: 0),
+            let sentPackets = counters.load(UInt64.self, at: 8),
+            let receivedBytes = counters.load(UInt64.self, at: 16), let sentBytes = counters.load(UInt64.self, at: 24)
+        {
+            var statistics = Statistics()
+            statistics.receivedPackets = receivedPackets
+            statistics.sentPackets = sentPackets
+            statistics.receivedBytes = receivedBytes
+            statistics.sentBytes = sentBytes
+            self.statistics = statistics
+        } else {
+            statistics = nil
+        }
+    }
+}
+
+/// IFF_ values that `net/if.h` lacks (linux/if.h).
+enum LinkFlags {
+    static let lowerUp: UInt32 = 1 << 16
+}
+
+extension NetlinkSocket {
+    /// Every link of the namespace.
+    public func links() throws(KernelError) -> [Link] {
+        var request = NetlinkBatch()
+        request.add("list links", type: RTM_GETLINK, flags: NLM_F_DUMP, header: ifinfomsg())
+        return try dump(request).compactMap(Link.init)
+    }
+}
+
+extension NetlinkBatch {
+    private static let create = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK
+
+    /// `ip link add link PARENT name NAME type vlan id ID reorder_hdr on`
+    public mutating func addVLAN(name: String, parent: UInt32, id: VLANID) {
+        add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
+            $0.put(IFLA_IFNAME, name)
+            $0.put(IFLA_LINK, parent)
+            $0.nest(IFLA_LINKINFO) {
+                $0.put(IFLA_INFO_KIND, "vlan")
+                $0.nest(IFLA_INFO_DATA) {
+                    $0.put(IFLA_VLAN_ID, id.rawValue)
+                    // struct ifla_vlan_flags { flags, mask }
+                    let reorder = UInt32(VLAN_FLAG_REORDER_HDR.rawValue)
+                    $0.put(IFLA_VLAN_FLAGS, reorder.nativeBytes + reorder.nativeBytes)
+                }
+            }
+        }
+    }
+
+    /// `ip link add NAME address MAC mtu MTU type veth peer name PEER`; with `up` the peer comes up at once.
+    public mutating func addVethPair(
+        name: String, peer: String, macAddress: MACAddress? = nil, mtu: UInt32? = nil, peerNamespace: Int32? = nil
+    ) {
+        add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
+            $0.put(IFLA_IFNAME, name)
+            if let macAddress { $0.put(IFLA_ADDRESS, macAddress.octets) }
+            if let mtu { $0.put(IFLA_MTU, mtu) }
+            $0.nest(IFLA_LINKINFO) {
+                $0.put(IFLA_INFO_KIND, "veth")
+                $0.nest(IFLA_INFO_DATA) {
+                    $0.nest(VETH_INFO_PEER_TYPE) {
+                        $0.putHeader(ifinfomsg())
+                        $0.put(IFLA_IFNAME, peer)
+                        if let mtu { $0.put(IFLA_MTU, mtu) }
+                        if let peerNamespace { $0.put(IFLA_NET_NS_FD, UInt32(peerNamespace)) }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `ip link add NAME type bridge`
+    public mutating func addBridge(name: String) {
+        add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
+            $0.put(IFLA_IFNAME, name)
+            $0.nest(IFLA_LINKINFO) { $0.put(IFLA_INFO_KIND, "bridge") }
+        }
+    }
+
+    /// `ip link add link PARENT name NAME netns NAMESPACE type macvlan mode bridge`
+    public mutating func addMacvlan(name: String, parent: UInt32, namespace: Int32) {
+        add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
+            $0.put(IFLA_IFNAME, name)
+            $0.put(IFLA_LINK, parent)
+            $0.put(IFLA_NET_NS_FD, UInt32(namespace))
+            $0.nest(IFLA_LINKINFO) {
+                $0.put(IFLA_INFO_KIND, "macvlan")
+                $0.nest(IFLA_INFO_DATA) {
+                    $0.put(IFLA_MACVLAN_MODE, UInt32(MACVLAN_MODE_BRIDGE.rawValue))
+                }
+            }
+        }
+    }
+
+    /// `ip link set dev LINK …`
+    public mutating func setLink(
+        _ link: LinkReference, up: Bool? = nil, promiscuous: Bool? = nil, mtu: UInt32? = nil,
+        macAddress: MACAddress? = nil,
+        group: UInt32? = nil, master: UInt32? = nil, withoutLinkLocalAddress: Bool = false
+    ) {
+        var header = ifinfomsg()
+        if case .index(let index) = link { header.ifi_index = Int32(bitPattern: index) }
+        for (wanted, flag) in [(up, IFF_UP), (promiscuous, IFF_PROMISC)] {
+            guard let wanted else { continue }
+            header.ifi_change |= UInt32(flag)
+            if wanted { header.ifi_flags |= UInt32(flag) }
+        }
+        add("set link \(link)", type: RTM_NEWLINK, flags: NLM_F_ACK, header: header) {
+            if case .name(let name) = link { $0.put(IFLA_IFNAME, name) }
+            if let mtu { $0.put(IFLA_MTU, mtu) }
+            if let macAddress { $0.put(IFLA_ADDRESS, macAddress.octets) }
+            if let group { $0.put(IFLA_GROUP, group) }
+            if let master { $0.put(IFLA_MASTER, master) }
+            if withoutLinkLocalAddress {
+                $0.nest(IFLA_AF_SPEC) {
+                    $0.nest(Int(AF_INET6)) {
+                        $0.put(IFLA_INET6_ADDR_GEN_MODE, UInt8(IN6_ADDR_GEN_MODE_NONE.rawValue))
+                    }
+                }
+            }
+        }
+    }
+
+    /// `ip link del dev LINK`
+    public mutating func deleteLink(_ link: LinkReference) {
+        var header = ifinfomsg()
+        if case .index(let index) = link { header.ifi_index = Int32(bitPattern: index) }
+        add("delete link \(link)", type: RTM_DELLINK, flags: NLM_F_ACK, header: header) {
+            if case .name(let name) = link { $0.put(IFLA_IFNAME, name) }
+        }
+    }
+
+    /// `ip link del group GROUP`: all of them in one pass of the kernel, where one request each waits for every reader each time.
+    mutating func deleteLinks(group: UInt32) {
+        add("delete links of group \(group)", type: RTM_DELLINK, flags: NLM_F_ACK, header: ifinfomsg()) {
+            $0.put(IFLA_GROUP, group)
+        }
+    }
+}
+
+extension NetlinkSocket {
+    /// Deletes these links and no other, in time that does not grow with the square of their number.
+    public func deleteLinks(_ doomed: [Link]) throws(KernelError) {
+        guard doomed.count > 4 else {
+            var batch = NetlinkBatch()
+            for link in doomed { batch.deleteLink(.index(link.index)) }
+            // The second end of a veth pair goes with the first.
+            return try execute(batch, ignoring: [.operationNotSupportedByDevice])
+        }
+        // They are put in a group that nobody uses, by index, and the group is deleted.
+        let taken = Set(try links().map(\.group))
+        var group: UInt32
+        repeat { group = .random(in: 0x1000_0000...0x7fff_ffff) } while taken.contains(group)
+        var batch = NetlinkBatch()
+        for link in doomed { batch.setLink(.index(link.index), group: group) }
+        batch.deleteLinks(group: group)
+        try execute(batch, ignoring: [.operationNotSupportedByDevice])
+    }
+}
+
+/// How a request names a link.
+public enum LinkReference: Hashable, Sendable, CustomStringConvertible {
+    case index(UInt32)
+    case name(String)
+
+    public var description: String {
+        switch self {
+        case .index(let index): "#\(index)"
+        case .name(let name): name
+        }
+    }
+}
+
+/// linux/veth.h
+private let VETH_INFO_PEER_TYPE = 1
+
+extension FixedWidthInteger {
+    /// In host byte order.
+    var nativeBytes: [UInt8] {
+        (0..<(Self.bitWidth / 8)).map { index in
+            #if _endian(little)
+                UInt8(truncatingIfNeeded: self >> Self(8 * index))
+            #else
+                UInt8(truncatingIfNeeded: self >> Self(Self.bitWidth - 8 - 8 * index))
+            #endif
+        }
+    }
+}

@@ -1,0 +1,319 @@
+// The netlink protocol, as far as rtnetlink uses it: requests are written with libmnl, answers are read from copies with every
+// length checked. RFC 3549; linux/netlink.h.
+
+import CLinux
+import CMnl
+import SystemPackage
+
+/// A socket in the network namespace of the thread that opened it.
+@safe public struct NetlinkSocket: ~Copyable {
+    private let socket: OpaquePointer
+
+    /// - Parameter groups: multicast groups, as a mask of `RTMGRP_` values.
+    public init(groups: UInt32 = 0) throws(KernelError) {
+        // SAFETY: libmnl returns an owned handle or nil; deinit closes it.
+        guard let socket = unsafe mnl_socket_open2(NETLINK_ROUTE, Int32(SOCK_CLOEXEC.rawValue)) else {
+            throw KernelError("open a netlink socket", .last)
+        }
+        guard unsafe mnl_socket_bind(socket, groups, 0) == 0 else {
+            let error = Errno.last
+            unsafe mnl_socket_close(socket)
+            throw KernelError("bind a netlink socket", error)
+        }
+        unsafe self.socket = unsafe socket
+        // Without these the socket still works: errors are then less precise.
+        for option in [NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK] {
+            var on: Int32 = 1
+            _ = unsafe mnl_socket_setsockopt(socket, Int32(option), &on, socklen_t(MemoryLayout<Int32>.size))
+        }
+        // A large dump or event burst must not overrun the socket: 8 MiB, which needs CAP_NET_ADMIN, else what is allowed.
+        var size: Int32 = 8 << 20
+        let descriptor = unsafe mnl_socket_get_fd(socket)
+        _ = unsafe setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &size, socklen_t(MemoryLayout<Int32>.size))
+    }
+
+    deinit {
+        _ = unsafe mnl_socket_close(socket)
+    }
+
+    /// For `poll`; owned by this socket.
+    public var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }
+
+    /// Everything the kernel answers to a dump request.
+    func dump(_ request: borrowing NetlinkBatch) throws(KernelError) -> [NetlinkMessage] {
+        let operation = request.operations.first ?? "dump"
+        // A dump that the kernel could not finish in one consistent state is asked for again.
+        for _ in 0..<10 {
+            try send(request, from: 0, count: request.operations.count)
+            var result: [NetlinkMessage] = []
+            var interrupted = false
+            receiving: while true {
+                for message in try receive(operation) {
+                    interrupted = interrupted || message.flags & UInt16(NLM_F_DUMP_INTR) != 0
+                    switch Int32(message.type) {
+                    case NLMSG_DONE: break receiving
+                    case NLMSG_ERROR:
+                        if let error = message.error(operation) { throw error }
+                        break receiving
+                    default: result.append(message)
+                    }
+                }
+            }
+            if !interrupted { return result }
+        }
+        throw KernelError(
+            operation, .resourceTemporarilyUnavailable, detail: "the table changes faster than it can be read")
+    }
+
+    /// Sends every request of the batch and waits for every acknowledgement. All requests of a chunk are carried out, also those
+    /// after one that failed.
+    /// - Throws: the first error, of those that `ignoring` does not list.
+    public func execute(_ batch: borrowing NetlinkBatch, ignoring: Set<Errno> = []) throws(KernelError) {
+        // Acknowledgements queue up in the socket's buffer while the kernel works through what was sent at once.
+        let chunk = 100
+        var start = 0
+        while start < batch.operations.count {
+            let count = min(chunk, batch.operations.count - start)
+            try send(batch, from: start, count: count)
+            var acknowledged = 0
+            var first: KernelError?
+            while acknowledged < count {
+                for message in try receive("receive an acknowledgement") where Int32(message.type) == NLMSG_ERROR {
+                    acknowledged += 1
+                    let index = Int(message.sequence)
+                    let operation = batch.operations.indices.contains(index) ? batch.operations[index] : "request"
+                    if let error = message.error(operation), !ignoring.contains(error.errno), first == nil {
+                        first = error
+                    }
+                }
+            }
+            if let first { throw first }
+            start += count
+        }
+    }
+
+    /// Blocks until the kernel has sent something. An overrun (ENOBUFS) is an error: events were lost, state must be read again.
+    public func receive(_ operation: String = "receive from netlink") throws(KernelError) -> [NetlinkMessage] {
+        let capacity = 64 << 10
+        var buffer = [UInt8](repeating: 0, count: capacity)
+        let count = unsafe buffer.withUnsafeMutableBytes {
+            unsafe mnl_socket_recvfrom(socket, $0.baseAddress, $0.count)
+        }
+        guard count >= 0 else { throw KernelError(operation, .last) }
+        return NetlinkMessage.parse(buffer[..<count])
+    }
+
+    private func send(_ batch: borrowing NetlinkBatch, from: Int, count: Int) throws(KernelError) {
+        let range = batch.range(from: from, count: count)
+        let sent = unsafe mnl_socket_sendto(
+            socket, batch.buffer.baseAddress?.advanced(by: range.lowerBound), range.count)
+        guard sent >= 0 else { throw KernelError(batch.operations[from], .last) }
+    }
+}
+
+/// Requests that are sent together; each is acknowledged.
+@safe public struct NetlinkBatch: ~Copyable {
+    /// What each request does, for its error. A request's sequence number is its index here.
+    public private(set) var operations: [String] = []
+    private var starts: [Int] = []
+    private var used = 0
+    fileprivate var buffer: UnsafeMutableRawBufferPointer
+
+    /// No request of ours comes near this. libmnl checks nothing itself, so each request gets as much room before it is written.
+    private static let largestRequest = 4096
+
+    public init() {
+        unsafe buffer = .allocate(byteCount: 4 * Self.largestRequest, alignment: 16)
+    }
+
+    deinit {
+        unsafe buffer.deallocate()
+    }
+
+    public var isEmpty: Bool { operations.isEmpty }
+
+    /// The requests as they are sent.
+    public var bytes: [UInt8] { unsafe Array(buffer[..<used]) }
+
+    /// - Parameters:
+    ///   - header: the fixed header of the family (`ifinfomsg`, `ifaddrmsg`, …), a plain C structure.
+    ///   - attributes: writes the attributes behind it.
+    mutating func add<Header: BitwiseCopyable>(
+        _ operation: String, type: Int, flags: Int32 = 0, header: Header,
+        attributes: (inout AttributeWriter) -> Void = { _ in }
+    ) {
+        if unsafe buffer.count - used < Self.largestRequest {
+            let larger = UnsafeMutableRawBufferPointer.allocate(byteCount: unsafe buffer.count * 2, alignment: 16)
+            unsafe larger.copyMemory(from: UnsafeRawBufferPointer(rebasing: buffer[..<used]))
+            unsafe buffer.deallocate()
+            unsafe buffer = unsafe larger
+        }
+        // SAFETY: `largestRequest` octets from here are ours, and AttributeWriter stops before their end.
+        guard let start = unsafe buffer.baseAddress?.advanced(by: used),
+            let message = unsafe mnl_nlmsg_put_header(start),
+            let extra = unsafe mnl_nlmsg_put_extra_header(message, MemoryLayout<Header>.size)
+        else { return }
+        unsafe message.pointee.nlmsg_type = UInt16(type)
+        unsafe message.pointee.nlmsg_flags = UInt16(NLM_F_REQUEST | flags)
+        unsafe message.pointee.nlmsg_seq = UInt32(operations.count)
+        unsafe extra.storeBytes(of: header, as: Header.self)
+        var writer = unsafe AttributeWriter(message: message, capacity: Self.largestRequest)
+        attributes(&writer)
+        precondition(!writer.overflowed, "a netlink request larger than \(Self.largestRequest) octets: \(operation)")
+        operations.append(operation)
+        starts.append(used)
+        used += Int(unsafe message.pointee.nlmsg_len)
+    }
+
+    fileprivate func range(from: Int, count: Int) -> Range<Int> {
+        starts[from]..<(from + count < starts.count ? starts[from + count] : used)
+    }
+}
+
+/// Writes attributes behind a request's header, never beyond its room.
+@safe struct AttributeWriter: ~Copyable {
+    private let message: UnsafeMutablePointer<nlmsghdr>
+    private let capacity: Int
+    private(set) var overflowed = false
+
+    fileprivate init(message: UnsafeMutablePointer<nlmsghdr>, capacity: Int) {
+        unsafe self.message = unsafe message
+        self.capacity = capacity
+    }
+
+    mutating func put(_ type: Int, _ value: UInt8) {
+        let fits = unsafe mnl_attr_put_u8_check(message, capacity, UInt16(type), value)
+        overflowed = overflowed || !fits
+    }
+
+    mutating func put(_ type: Int, _ value: UInt16) {
+        let fits = unsafe mnl_attr_put_u16_check(message, capacity, UInt16(type), value)
+        overflowed = overflowed || !fits
+    }
+
+    mutating func put(_ type: Int, _ value: UInt32) {
+        let fits = unsafe mnl_attr_put_u32_check(message, capacity, UInt16(type), value)
+        overflowed = overflowed || !fits
+    }
+
+    /// With a terminating zero.
+    mutating func put(_ type: Int, _ value: String) {
+        let fits = unsafe mnl_attr_put_strz_check(message, capacity, UInt16(type), value)
+        overflowed = overflowed || !fits
+    }
+
+    mutating func put(_ type: Int, _ value: [UInt8]) {
+        let fits = unsafe value.withUnsafeBytes {
+            unsafe mnl_attr_put_check(message, capacity, UInt16(type), $0.count, $0.baseAddress)
+        }
+        overflowed = overflowed || !fits
+    }
+
+    mutating func nest(_ type: Int, _ body: (inout AttributeWriter) -> Void) {
+        guard let nest = unsafe mnl_attr_nest_start_check(message, capacity, UInt16(type)) else {
+            overflowed = true
+            return
+        }
+        body(&self)
+        // SAFETY: `nest` is inside this message, which does not move while it is written.
+        unsafe mnl_attr_nest_end(message, nest)
+    }
+
+    /// A fixed header inside a nest, as a veth's peer description begins with.
+    mutating func putHeader<Header: BitwiseCopyable>(_ header: Header) {
+        guard Int(unsafe message.pointee.nlmsg_len) + MemoryLayout<Header>.size <= capacity,
+            let extra = unsafe mnl_nlmsg_put_extra_header(message, MemoryLayout<Header>.size)
+        else {
+            overflowed = true
+            return
+        }
+        unsafe extra.storeBytes(of: header, as: Header.self)
+    }
+}
+
+/// One message as the kernel sent it: a copy, nothing in it trusted.
+public struct NetlinkMessage: Sendable {
+    public let type: UInt16
+    public let flags: UInt16
+    let sequence: UInt32
+    public let payload: ArraySlice<UInt8>
+
+    static func parse(_ bytes: ArraySlice<UInt8>) -> [NetlinkMessage] {
+        var result: [NetlinkMessage] = []
+        var rest = bytes
+        while let length = rest.load(UInt32.self, at: 0), length >= 16, Int(length) <= rest.count,
+            let type = rest.load(UInt16.self, at: 4), let flags = rest.load(UInt16.self, at: 6),
+            let sequence = rest.load(UInt32.self, at: 8)
+        {
+            let payload = rest[(rest.startIndex + 16)..<(rest.startIndex + Int(length))]
+            result.append(NetlinkMessage(type: type, flags: flags, sequence: sequence, payload: payload))
+            rest = rest.dropFirst((Int(length) + 3) & ~3)
+        }
+        return result
+    }
+
+    /// What an NLMSG_ERROR message reports; nil for an acknowledgement.
+    func error(_ operation: String) -> KernelError? {
+        guard let code = payload.load(Int32.self, at: 0), code != 0 else { return nil }
+        // Behind the code stands the request's header, or with neither NLM_F_CAPPED nor an error the whole request.
+        var detail: String?
+        if flags & UInt16(NLM_F_ACK_TLVS) != 0, let length = payload.load(UInt32.self, at: 4) {
+            let request = flags & UInt16(NLM_F_CAPPED) != 0 ? 16 : Int(length)
+            let attributes = Attributes(payload.dropFirst(4 + (request + 3) & ~3))
+            detail = attributes.string(Int(NLMSGERR_ATTR_MSG.rawValue))
+        }
+        return KernelError(operation, Errno(rawValue: -code), detail: detail)
+    }
+
+    /// The attributes behind a fixed header of `size` octets.
+    func attributes(after size: Int) -> Attributes { Attributes(payload.dropFirst((size + 3) & ~3)) }
+}
+
+/// Attributes by type, the last one of a type winning. Unknown ones are kept.
+struct Attributes {
+    private var values: [(type: UInt16, value: ArraySlice<UInt8>)] = []
+
+    init(_ bytes: ArraySlice<UInt8>) {
+        var rest = bytes
+        while let length = rest.load(UInt16.self, at: 0), length >= 4, Int(length) <= rest.count,
+            let type = rest.load(UInt16.self, at: 2)
+        {
+            let value = rest[(rest.startIndex + 4)..<(rest.startIndex + Int(length))]
+            values.append((type & UInt16(NLA_TYPE_MASK), value))
+            rest = rest.dropFirst((Int(length) + 3) & ~3)
+        }
+    }
+
+    subscript(_ type: Int) -> ArraySlice<UInt8>? { values.last { Int($0.type) == type }?.value }
+    func integer<T: FixedWidthInteger>(_ type: Int, _: T.Type = T.self) -> T? { self[type]?.load(T.self, at: 0) }
+    func nested(_ type: Int) -> Attributes? { self[type].map(Attributes.init) }
+
+    func string(_ type: Int) -> String? {
+        self[type].map { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    }
+}
+
+/// Attribute types whose mask macros the importer drops (linux/netlink.h).
+private let NLA_TYPE_MASK = 0x3fff
+
+extension ArraySlice<UInt8> {
+    /// An integer in host byte order, `offset` octets behind the slice's start; nil where that is beyond its end.
+    func load<T: FixedWidthInteger>(_: T.Type, at offset: Int) -> T? {
+        let size = T.bitWidth / 8
+        guard offset >= 0, offset + size <= count else { return nil }
+        var value: T = 0
+        for index in 0..<size {
+            #if _endian(little)
+                value |= T(truncatingIfNeeded: self[startIndex + offset + index]) << T(8 * index)
+            #else
+                value |= T(truncatingIfNeeded: self[startIndex + offset + index]) << T(8 * (size - 1 - index))
+            #endif
+        }
+        return value
+    }
+}
+
+extension Errno {
+    /// What the last failed C call of this thread left.
+    static var last: Errno { Errno(rawValue: vr_errno()) }
+}

@@ -1,0 +1,142 @@
+// The `ebpf` driver's two programs (BPF/vlan.bpf.c), and the map that tells them what to do.
+
+import CBPF
+import CLinux
+import Packets
+import SystemPackage
+
+/// The map of one trunk's VLANs, shared by its programs. It lives for as long as one of them is attached.
+public struct VLANPorts: ~Copyable {
+    fileprivate let map: FileDescriptor
+    private let processors: Int
+
+    /// `struct port` of vlan.bpf.c, in host byte order; the kernel keeps one for each processor.
+    private static let size = 40
+
+    fileprivate init(map: FileDescriptor) {
+        self.map = map
+        processors = max(1, Int(libbpf_num_possible_cpus()))
+    }
+
+    deinit {
+        try? map.close()
+    }
+
+    /// The map of a program that is attached, by the program's id.
+    public init(ofProgram id: UInt32) throws(KernelError) {
+        let operation = "look up the map of BPF program \(id)"
+        let program = bpf_prog_get_fd_by_id(id)
+        guard program >= 0 else { throw KernelError(operation, Errno(rawValue: -program)) }
+        defer { close(program) }
+        var identifier: UInt32 = 0
+        let status = unsafe withUnsafeMutablePointer(to: &identifier) { identifier in
+            // SAFETY: the kernel writes one id, for which there is room; the pointer is used within this call.
+            var info = bpf_prog_info()
+            info.nr_map_ids = 1
+            info.map_ids = UInt64(UInt(bitPattern: identifier))
+            var size = UInt32(MemoryLayout<bpf_prog_info>.size)
+            return unsafe bpf_obj_get_info_by_fd(program, &info, &size)
+        }
+        guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
+        let map = bpf_map_get_fd_by_id(identifier)
+        guard map >= 0 else { throw KernelError(operation, Errno(rawValue: -map)) }
+        var info = bpf_map_info()
+        var size = UInt32(MemoryLayout<bpf_map_info>.size)
+        // Whatever the id names, no more is read from it than a port has.
+        guard unsafe bpf_obj_get_info_by_fd(map, &info, &size) == 0, info.value_size == UInt32(Self.size),
+            info.type == BPF_MAP_TYPE_PERCPU_ARRAY.rawValue
+        else {
+            close(map)
+            throw KernelError(operation, .invalidArgument, detail: "it is not vrouter's")
+        }
+        self.init(map: FileDescriptor(rawValue: map))
+    }
+
+    /// Frames of this VLAN now pass between the trunk and the gateway interface. Its counters start at 0.
+    public func connect(_ vlan: VLANID, gateway: UInt32, trunk: UInt32) throws(KernelError) {
+        try write(vlan, gateway.nativeBytes + trunk.nativeBytes + [UInt8](repeating: 0, count: 32))
+    }
+
+    /// Frames of this VLAN are left to the rest of the host.
+    public func disconnect(_ vlan: VLANID) throws(KernelError) {
+        try write(vlan, [UInt8](repeating: 0, count: Self.size))
+    }
+
+    /// The gateway interface of a VLAN, 0 for none, and the frames and octets (without tag) that passed.
+    public func port(_ vlan: VLANID) throws(KernelError) -> (gateway: UInt32, statistics: Link.Statistics) {
+        var key = UInt32(vlan.rawValue)
+        var values = [UInt8](repeating: 0, count: Self.size * processors)
+        let status = unsafe values.withUnsafeMutableBytes {
+            unsafe bpf_map_lookup_elem(map.rawValue, &key, $0.baseAddress)
+        }
+        guard status == 0 else { throw KernelError("look up VLAN \(vlan)", Errno(rawValue: -status)) }
+        var statistics = Link.Statistics()
+        for processor in 0..<processors {
+            let value = values[(processor * Self.size)...]
+            statistics.receivedPackets &+= value.load(UInt64.self, at: 8) ?? 0
+            statistics.receivedBytes &+= value.load(UInt64.self, at: 16) ?? 0
+            statistics.sentPackets &+= value.load(UInt64.self, at: 24) ?? 0
+            statistics.sentBytes &+= value.load(UInt64.self, at: 32) ?? 0
+        }
+        return (values[...].load(UInt32.self, at: 0) ?? 0, statistics)
+    }
+
+    private func write(_ vlan: VLANID, _ value: [UInt8]) throws(KernelError) {
+        var key = UInt32(vlan.rawValue)
+        let values = Array(repeating: value, count: processors).flatMap { $0 }
+        let status = unsafe values.withUnsafeBytes {
+            unsafe bpf_map_update_elem(map.rawValue, &key, $0.baseAddress, UInt64(BPF_ANY))
+        }
+        guard status == 0 else { throw KernelError("set VLAN \(vlan) of the trunk", Errno(rawValue: -status)) }
+    }
+}
+
+/// Both programs, loaded and ready to be attached.
+@safe public struct VLANProgram: ~Copyable {
+    private let object: OpaquePointer
+    public let ports: VLANPorts
+    /// For the trunk's ingress; owned by this value.
+    public let pop: FileDescriptor
+    /// For the gateways' egress, its class being the VLAN id; owned by this value.
+    public let push: FileDescriptor
+
+    public static let popName = "vlan_pop"
+    public static let pushName = "vlan_push"
+
+    /// - Parameter program: the id of a `vlan_pop` that is attached, whose map the new programs are to share.
+    public init(sharingPortsOf program: UInt32? = nil) throws(KernelError) {
+        let operation = "load the VLAN programs"
+        // What libbpf would print is in the error that it returns.
+        _ = unsafe libbpf_set_print(nil)
+        let opened = unsafe vlanObject.withUnsafeBytes { unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil) }
+        guard let opened = unsafe opened else { throw KernelError(operation, .last) }
+        do throws(KernelError) {
+            guard let map = unsafe bpf_object__find_map_by_name(opened, "vlan_ports") else {
+                throw KernelError(operation, .last)
+            }
+            if let program {
+                let shared = try VLANPorts(ofProgram: program)
+                let status = unsafe bpf_map__reuse_fd(map, shared.map.rawValue)
+                guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
+            }
+            let status = unsafe bpf_object__load(opened)
+            guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
+            guard let pop = unsafe bpf_object__find_program_by_name(opened, Self.popName),
+                let push = unsafe bpf_object__find_program_by_name(opened, Self.pushName)
+            else { throw KernelError(operation, .last) }
+            let own = unsafe dup(bpf_map__fd(map))
+            guard own >= 0 else { throw KernelError(operation, .last) }
+            ports = VLANPorts(map: FileDescriptor(rawValue: own))
+            self.pop = FileDescriptor(rawValue: unsafe bpf_program__fd(pop))
+            self.push = FileDescriptor(rawValue: unsafe bpf_program__fd(push))
+        } catch {
+            unsafe bpf_object__close(opened)
+            throw error
+        }
+        unsafe object = unsafe opened
+    }
+
+    deinit {
+        unsafe bpf_object__close(object)
+    }
+}
