@@ -44,7 +44,7 @@ public final class ChildProcess: Sendable {
             unsafe posix_spawnattr_init(&attributes)
             defer { unsafe posix_spawnattr_destroy(&attributes) }
 
-            let variables = Self.environment.merging(environment) { $1 }.map { "\($0)=\($1)" }
+            let variables = ThisProcess.environment.merging(environment) { $1 }.map { "\($0)=\($1)" }
             let status = unsafe withCStrings(arguments) { arguments in
                 unsafe withCStrings(variables) { variables in
                     unsafe posix_spawnp(&child, name, &actions, &attributes, arguments, variables)
@@ -89,19 +89,6 @@ public final class ChildProcess: Sendable {
         _ = unsafe withCStrings(arguments) { pointers in unsafe execvp(arguments.first ?? "", pointers) }
         return KernelError("run \(arguments.first ?? "")", .last)
     }
-
-    private static var environment: [String: String] {
-        var result: [String: String] = [:]
-        // SAFETY: `environ` ends with nil; nothing in this program writes to it.
-        guard var entry = unsafe vr_environment() else { return [:] }
-        while let text = unsafe entry.pointee {
-            let pair = unsafe String(cString: text).split(
-                separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            if pair.count == 2 { result[String(pair[0])] = String(pair[1]) }
-            unsafe entry += 1
-        }
-        return result
-    }
 }
 
 private func text(of file: FileDescriptor) -> String {
@@ -123,9 +110,44 @@ private func withCStrings<Result>(
 ) -> Result {
     // SAFETY: each copy lives until the end of this function.
     var pointers = unsafe strings.map { unsafe strdup($0) } + [nil]
-    defer { for unsafepointer in unsafe pointers { unsafe free(pointer) } }
+    defer { for index in unsafe pointers.indices { unsafe free(pointers[index]) } }
     return unsafe pointers.withUnsafeMutableBufferPointer { buffer in
         // SAFETY: there is at least the nil, so the buffer has an address.
         unsafe body(buffer.baseAddress.unsafelyUnwrapped)
     }
+}
+
+/// The process that this is.
+public enum ThisProcess {
+    /// As a person finds it: `process 4711 (vrouter up)`.
+    public static var description: String {
+        "process \(getpid()) (\(CommandLine.arguments.prefix(2).joined(separator: " ")))"
+    }
+
+    public static var isRoot: Bool { geteuid() == 0 }
+
+    public static var environment: [String: String] {
+        var result: [String: String] = [:]
+        // SAFETY: `environ` ends with nil; nothing in this program writes to it.
+        guard var entry = unsafe vr_environment() else { return [:] }
+        while let text = unsafe entry.pointee {
+            let pair = unsafe String(cString: text).split(
+                separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            if pair.count == 2 { result[String(pair[0])] = String(pair[1]) }
+            unsafe entry += 1
+        }
+        return result
+    }
+
+    /// Ends it at once, as SIGKILL from outside does.
+    public static func kill() -> Never {
+        CLinux.kill(getpid(), SIGKILL)
+        while true { pause() }
+    }
+
+    public static func sleep(milliseconds: UInt32) { usleep(milliseconds * 1000) }
+}
+
+public enum StandardError {
+    public static func write(_ text: String) { _ = try? FileDescriptor.standardError.writeAll(text.utf8) }
 }

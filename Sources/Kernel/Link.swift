@@ -146,7 +146,7 @@ extension NetlinkBatch {
             $0.nest(IFLA_LINKINFO) {
                 $0.put(IFLA_INFO_KIND, "veth")
                 $0.nest(IFLA_INFO_DATA) {
-                    $0.nest(VETH_INFO_PEER_TYPE) {
+                    $0.nest(vethInfoPeer) {
                         $0.putHeader(ifinfomsg())
                         $0.put(IFLA_IFNAME, peer)
                         if let mtu { $0.put(IFLA_MTU, mtu) }
@@ -260,7 +260,7 @@ public enum LinkReference: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// linux/veth.h
-private let VETH_INFO_PEER_TYPE = 1
+private let vethInfoPeer = 1
 
 extension FixedWidthInteger {
     /// In host byte order.
@@ -271,6 +271,27 @@ extension FixedWidthInteger {
             #else
                 UInt8(truncatingIfNeeded: self >> Self(Self.bitWidth - 8 - 8 * index))
             #endif
+        }
+    }
+}
+
+extension NetlinkSocket {
+    /// Whether the kernel can make VLAN devices. Asking may load the module, as adding one would; nothing else changes.
+    public func supportsVLANs() throws(KernelError) -> Bool {
+        var request = NetlinkBatch()
+        // Known kinds refuse this for lack of an id (EINVAL), the unknown one before that.
+        request.add("ask for VLAN devices", type: RTM_NEWLINK, flags: NLM_F_CREATE | NLM_F_ACK, header: ifinfomsg()) {
+            $0.nest(IFLA_LINKINFO) { $0.put(IFLA_INFO_KIND, "vlan") }
+        }
+        do {
+            try execute(request)
+            return true
+        } catch {
+            switch error.errno {
+            case .invalidArgument: return true
+            case .notSupportedOnSocket: return false
+            default: throw error
+            }
         }
     }
 }

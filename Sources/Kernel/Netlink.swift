@@ -279,7 +279,7 @@ struct Attributes {
             let type = rest.load(UInt16.self, at: 2)
         {
             let value = rest[(rest.startIndex + 4)..<(rest.startIndex + Int(length))]
-            values.append((type & UInt16(NLA_TYPE_MASK), value))
+            values.append((type & UInt16(attributeTypeMask), value))
             rest = rest.dropFirst((Int(length) + 3) & ~3)
         }
     }
@@ -294,7 +294,7 @@ struct Attributes {
 }
 
 /// Attribute types whose mask macros the importer drops (linux/netlink.h).
-private let NLA_TYPE_MASK = 0x3fff
+private let attributeTypeMask = 0x3fff
 
 extension ArraySlice<UInt8> {
     /// An integer in host byte order, `offset` octets behind the slice's start; nil where that is beyond its end.

@@ -18,7 +18,7 @@ public struct Sysctl: Hashable, Sendable, Codable, CustomStringConvertible {
     public func read() throws(KernelError) -> String? {
         let bytes: [UInt8]
         do {
-            bytes = try readSmallFile("/proc/sys/\(path)")
+            bytes = try SmallFile.read("/proc/sys/\(path)")
         } catch {
             if error.errno == .noSuchFileOrDirectory { return nil }
             throw error
@@ -29,31 +29,11 @@ public struct Sysctl: Hashable, Sendable, Codable, CustomStringConvertible {
 
     public func write(_ value: String) throws(KernelError) {
         let operation = "set \(self)=\(value)"
-        let descriptor = FileDescriptor(rawValue: unsafe vr_open_to_write("/proc/sys/\(path)"))
-        guard descriptor.rawValue >= 0 else { throw KernelError(operation, .last) }
-        defer { try? descriptor.close() }
         do {
-            try descriptor.writeAll(Array(value.utf8))
+            let file = try FileDescriptor.open(FilePath("/proc/sys/\(path)"), .writeOnly, options: .closeOnExec)
+            _ = try file.closeAfter { try file.writeAll(value.utf8) }
         } catch {
             throw KernelError(operation, error as? Errno ?? .ioError)
-        }
-    }
-}
-
-/// A file of /proc or /run, whole.
-func readSmallFile(_ path: String) throws(KernelError) -> [UInt8] {
-    let descriptor = FileDescriptor(rawValue: unsafe vr_open_to_read(path))
-    guard descriptor.rawValue >= 0 else { throw KernelError("read \(path)", .last) }
-    defer { try? descriptor.close() }
-    var result: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 4096)
-    while true {
-        do {
-            let count = unsafe try chunk.withUnsafeMutableBytes { unsafe try descriptor.read(into: $0) }
-            guard count > 0 else { return result }
-            result += chunk[..<count]
-        } catch {
-            throw KernelError("read \(path)", error as? Errno ?? .ioError)
         }
     }
 }

@@ -89,12 +89,13 @@ extension NetlinkBatch {
     }
 
     /// `tc filter add dev LINK HOOK pref PREFERENCE handle 1 bpf da … classid CLASS`, with a loaded program.
+    /// What is attached there with this preference is replaced.
     public mutating func addProgram(
         _ program: FileDescriptor, name: String, linkIndex: UInt32, hook: FilterHook, preference: UInt16,
         classID: UInt32? = nil
     ) {
         add(
-            "attach \(name) to #\(linkIndex)", type: Int(RTM_NEWTFILTER), flags: NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+            "attach \(name) to #\(linkIndex)", type: Int(RTM_NEWTFILTER), flags: NLM_F_CREATE | NLM_F_ACK,
             header: filter(linkIndex, hook, preference)
         ) {
             $0.put(Int(TCA_KIND), "bpf")

@@ -1,1 +1,1 @@
-//
+// The article's scenario in network namespaces.

@@ -1,1 +1,157 @@
-//
+import Firewall
+import Kernel
+import Packets
+
+/// Turns the host, as the calling thread's network namespace shows it, into the router between VLANs, and back.
+public struct Router {
+    /// What happens meanwhile, for whoever waits.
+    public enum Event: Sendable {
+        /// Another vrouter is at work.
+        case waiting(holder: String)
+        /// A step begins.
+        case step(number: Int, of: Int, summary: String)
+        /// A step has failed; what was done is being undone.
+        case undoing
+        case note(String)
+    }
+
+    public struct Outcome: Sendable {
+        /// The driver of the gateway interfaces; nil after `down`.
+        public var driver: Driver?
+        /// What was done, or with a dry run would be, in order.
+        public var steps: [Step]
+        public var notes: [String]
+    }
+
+    public struct Step: Sendable, Codable {
+        public var summary: String
+        /// The commands that a person would type for the same.
+        public var commands: [String]
+    }
+
+    /// Called before and after each step, to make it fail: for tests.
+    public enum Moment: Sendable { case before, after }
+    public typealias Fault = (_ step: Int, _ moment: Moment) throws(Failure) -> Void
+
+    private let report: (Event) -> Void
+    private let fault: Fault?
+
+    public init(report: @escaping (Event) -> Void = { _ in }, fault: Fault? = nil) {
+        self.report = report
+        self.fault = fault
+    }
+
+    /// Reaches the configuration, or puts everything back.
+    ///
+    /// - Parameters:
+    ///   - driver: nil: the one in use, or what the kernel offers.
+    ///   - dryRun: change nothing.
+    public func up(_ configuration: Configuration, driver: Driver?, dryRun: Bool = false) throws(Failure) -> Outcome {
+        let file = try StateFile()
+        guard !dryRun else { return try plan(configuration, driver, file).outcome }
+        return try file.locked(waiting: { report(.waiting(holder: $0)) }) { () throws(Failure) in
+            let (state, plan, outcome) = try plan(configuration, driver, file)
+            try carryOut(plan, file: file, former: state)
+            return outcome
+        }
+    }
+
+    /// Puts back whatever `up` has changed.
+    public func down(dryRun: Bool = false) throws(Failure) -> Outcome {
+        let file = try StateFile()
+        func planDown() throws(Failure) -> (State, Plan)? {
+            guard let state = try file.load() else { return nil }
+            return (state, try Plan(from: state, on: try read(for: state, state.configuration), to: nil))
+        }
+        if dryRun {
+            guard let (_, plan) = try planDown() else { return Outcome(driver: nil, steps: [], notes: []) }
+            return Outcome(driver: nil, steps: plan.steps, notes: plan.notes)
+        }
+        return try file.locked(waiting: { report(.waiting(holder: $0)) }) { () throws(Failure) in
+            guard let (state, plan) = try planDown() else {
+                try file.remove()
+                return Outcome(driver: nil, steps: [], notes: [])
+            }
+            try carryOut(plan, file: file, former: state)
+            return Outcome(driver: nil, steps: plan.steps, notes: plan.notes)
+        }
+    }
+
+    private func plan(
+        _ configuration: Configuration, _ driver: Driver?, _ file: StateFile
+    ) throws(Failure) -> (state: State?, plan: Plan, outcome: Outcome) {
+        let state = try file.load()
+        if let inUse = state?.driver, let driver, driver != inUse {
+            throw Failure(
+                .usage, "--vlan-driver \(driver.rawValue): the gateway interfaces are made with \(inUse.rawValue)",
+                remedy: "take them back first: vrouter down")
+        }
+        let chosen: Driver
+        if let inUse = state?.driver {
+            chosen = inUse
+        } else {
+            chosen = try Driver.choose(driver)
+        }
+        let start = state ?? file.empty(configuration, driver: chosen, parentIndex: 0)
+        let plan = try Plan(from: start, on: try read(for: start, configuration), to: configuration)
+        return (state, plan, Outcome(driver: chosen, steps: plan.steps, notes: plan.notes))
+    }
+
+    private func read(for state: State, _ configuration: Configuration) throws(Failure) -> Host {
+        let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
+        let vlans = Set((state.configuration.vlans + configuration.vlans).map(\.id)).union(state.links)
+        return try Host.read(socket, parent: state.driver == .ebpf ? configuration.parent : nil, vlans: vlans)
+    }
+
+    /// Journal first, then act; what fails is undone.
+    private func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) {
+        guard let journal = plan.journal else { return }
+        guard !plan.actions.isEmpty else { return try finish(plan.outcome, former, file) }
+        try file.store(journal)
+        do {
+            try perform(plan.actions)
+            try finish(plan.outcome, former, file)
+        } catch {
+            report(.undoing)
+            do {
+                try undo(to: former, from: journal, file)
+            } catch let second {
+                throw Failure(
+                    error.kind, "\(error.message)\nand undoing it failed too: \(second.message)",
+                    remedy: "take everything back: vrouter down")
+            }
+            throw error
+        }
+    }
+
+    private func perform(_ actions: [Action]) throws(Failure) {
+        let apply = Apply(try kernel { () throws(KernelError) in try NetlinkSocket() })
+        for (number, action) in actions.enumerated() {
+            report(.step(number: number + 1, of: actions.count, summary: action.summary))
+            try fault?(number, .before)
+            try kernel { () throws(KernelError) in try apply.perform(action) }
+            try fault?(number, .after)
+        }
+    }
+
+    private func finish(_ outcome: State?, _ former: State?, _ file: StateFile) throws(Failure) {
+        guard var outcome else { return try file.remove() }
+        if case .present(let fingerprint) = try Host.readTable() { outcome.table?.fingerprint = fingerprint }
+        if outcome != former { try file.store(outcome) }
+    }
+
+    /// Plans back from the journal to what was there before, and does that.
+    private func undo(to former: State?, from journal: State, _ file: StateFile) throws(Failure) {
+        let quiet = Router()
+        // Behind a change that was cut short there is no state to go back to but the host's own.
+        let goal = former?.phase == .applied ? former : nil
+        let host = try read(for: journal, goal?.configuration ?? journal.configuration)
+        let back = try Plan(from: journal, on: host, to: goal?.configuration)
+        try quiet.perform(back.actions)
+        try finish(goal, nil, file)
+    }
+}
+
+extension Plan {
+    var steps: [Router.Step] { actions.map { Router.Step(summary: $0.summary, commands: $0.commands) } }
+}

@@ -1,6 +1,7 @@
 // What the kernel's headers say in ways that Swift cannot import: function-like macros, casts, variadic calls.
 #pragma once
 #include <errno.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -48,7 +49,6 @@ static inline int vr_errno(void) { return errno; }
 
 // open(2) is variadic.
 static inline int vr_open_to_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
-static inline int vr_open_to_write(const char *path) { return open(path, O_WRONLY | O_CLOEXEC); }
 static inline int vr_create_exclusively(const char *path) { return open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444); }
 
 // How a wait status is read is a macro.
@@ -60,4 +60,10 @@ static inline int vr_exit_status(int status) {
 static inline uint64_t vr_inode(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
+}
+
+// -1 where there is no such file.
+static inline int64_t vr_owner(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 ? (int64_t)status.st_uid : -1;
 }

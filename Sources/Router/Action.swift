@@ -1,0 +1,128 @@
+import Firewall
+import Kernel
+import Packets
+
+/// One step of a plan. Each can be repeated, and each is undone by planning back.
+enum Action: Hashable {
+    case setSysctls([Setting])
+    case commit(Ruleset)
+    case deleteTable
+    case raise([String])
+    case lower([String])
+    case setPromiscuous(String, Bool)
+    case addClsact(String)
+    case deleteClsact(String)
+    case attachProgram(parent: String)
+    case detachProgram(parent: String)
+    case addVLANs([VLANDevice])
+    case addVethGateways([VethGateway])
+    case connect([VethGateway], parent: String)
+    case disconnect([VLANID], parent: String)
+    case changeAddresses([AddressChange])
+    case deleteLinks([String])
+
+    struct Setting: Hashable {
+        var sysctl: Sysctl
+        var value: String
+    }
+
+    /// A gateway interface of the `8021q` driver.
+    struct VLANDevice: Hashable {
+        var name: String
+        var parent: String
+        var id: VLANID
+    }
+
+    /// A gateway interface of the `ebpf` driver.
+    struct VethGateway: Hashable {
+        var name: String
+        /// The other end, which only gives this one its carrier.
+        var peer: String
+        var id: VLANID
+        var macAddress: MACAddress?
+        var mtu: UInt32
+    }
+
+    struct AddressChange: Hashable {
+        enum Verb: Hashable { case add, delete }
+        var verb: Verb
+        var address: InterfaceAddress
+        var link: String
+    }
+
+    /// The commands that a person would type for the same.
+    var commands: [String] {
+        switch self {
+        case .setSysctls(let settings): settings.map { "sysctl -w \($0.sysctl)=\($0.value)" }
+        case .commit(let ruleset): ["nft -f - <<'END'\n\(ruleset.nftText)END"]
+        case .deleteTable: ["nft delete table inet \(Host.tableName)"]
+        case .raise(let links): links.map { "ip link set dev \($0) up" }
+        case .lower(let links): links.map { "ip link set dev \($0) down" }
+        case .setPromiscuous(let link, let on): ["ip link set dev \(link) promisc \(on ? "on" : "off")"]
+        case .addClsact(let link): ["tc qdisc add dev \(link) clsact"]
+        case .deleteClsact(let link): ["tc qdisc del dev \(link) clsact"]
+        case .attachProgram(let parent):
+            [
+                "tc filter add dev \(parent) ingress pref \(Host.filterPreference) handle 1 bpf direct-action "
+                    + "object-file vlan.bpf.o program \(VLANProgram.popName)"
+            ]
+        case .detachProgram(let parent):
+            ["tc filter del dev \(parent) ingress pref \(Host.filterPreference) handle 1 bpf"]
+        case .addVLANs(let devices):
+            devices.map { "ip link add link \($0.parent) name \($0.name) type vlan id \($0.id) reorder_hdr on" }
+        case .addVethGateways(let gateways):
+            gateways.flatMap { gateway in
+                [
+                    "ip link add name \(gateway.name) "
+                        + (gateway.macAddress.map { "address \($0) " } ?? "")
+                        + "mtu \(gateway.mtu) type veth peer name \(gateway.peer) mtu \(gateway.mtu)",
+                    "ip link set dev \(gateway.peer) addrgenmode none up",
+                ]
+            }
+        case .connect(let gateways, let parent):
+            gateways.flatMap { gateway in
+                [
+                    "tc qdisc add dev \(gateway.name) clsact",
+                    "tc filter add dev \(gateway.name) egress pref \(Host.filterPreference) handle 1 bpf direct-action "
+                        + "classid \(String(gateway.id.rawValue, radix: 16)) object-file vlan.bpf.o program \(VLANProgram.pushName)",
+                    "bpftool map update name vlan_ports key \(gateway.id) "
+                        + "value ifindex(\(gateway.name)) ifindex(\(parent))  # in words: each value is a structure",
+                ]
+            }
+        case .disconnect(let vlans, _):
+            vlans.map { "bpftool map update name vlan_ports key \($0) value 0  # in words" }
+        case .changeAddresses(let changes):
+            changes.map { change in
+                switch change.verb {
+                case .add:
+                    "ip address add \(change.address)\(change.address.broadcast == nil ? "" : " brd +") dev \(change.link)"
+                case .delete: "ip address del \(change.address) dev \(change.link)"
+                }
+            }
+        case .deleteLinks(let links): links.map { "ip link del dev \($0)" }
+        }
+    }
+
+    /// What is being done, for a progress line.
+    var summary: String {
+        func count(_ number: Int, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : "s")" }
+        return switch self {
+        case .setSysctls(let settings): "set \(count(settings.count, "kernel parameter"))"
+        case .commit: "commit the ruleset"
+        case .deleteTable: "delete the ruleset"
+        case .raise(let links): "bring up \(count(links.count, "interface"))"
+        case .lower(let links): "bring down \(count(links.count, "interface"))"
+        case .setPromiscuous(let link, let on): "\(on ? "receive" : "no longer receive") all frames on \(link)"
+        case .addClsact(let link): "add a clsact hook to \(link)"
+        case .deleteClsact(let link): "delete the clsact hook of \(link)"
+        case .attachProgram(let parent): "attach the VLAN program to \(parent)"
+        case .detachProgram(let parent): "detach the VLAN program from \(parent)"
+        case .addVLANs(let devices): "add \(count(devices.count, "VLAN interface"))"
+        case .addVethGateways(let gateways): "add \(count(gateways.count, "VLAN interface"))"
+        case .connect(let gateways, let parent): "connect \(count(gateways.count, "VLAN")) to \(parent)"
+        case .disconnect(let vlans, let parent): "disconnect \(count(vlans.count, "VLAN")) from \(parent)"
+        case .changeAddresses(let changes): "change \(changes.count) address\(changes.count == 1 ? "" : "es")"
+        case .deleteLinks(let links): "delete \(count(links.count, "VLAN interface"))"
+        }
+    }
+}

@@ -1,0 +1,123 @@
+import Firewall
+import Kernel
+import Packets
+import SystemPackage
+
+/// Carries out actions.
+struct Apply: ~Copyable {
+    private let socket: NetlinkSocket
+
+    init(_ socket: consuming NetlinkSocket) { self.socket = socket }
+
+    func perform(_ action: Action) throws(KernelError) {
+        var batch = NetlinkBatch()
+        switch action {
+        case .setSysctls(let settings):
+            for setting in settings { try setting.sysctl.write(setting.value) }
+        case .commit(let ruleset):
+            try Nftables().replace(with: ruleset)
+        case .deleteTable:
+            _ = try Nftables().delete(table: Host.tableName)
+        case .raise(let links):
+            for link in links { batch.setLink(.name(link), up: true) }
+            try socket.execute(batch)
+        case .lower(let links):
+            for link in links { batch.setLink(.name(link), up: false) }
+            try socket.execute(batch)
+        case .setPromiscuous(let link, let on):
+            batch.setLink(.name(link), promiscuous: on)
+            try socket.execute(batch)
+        case .addClsact(let link):
+            batch.addClsact(linkIndex: try index(of: link))
+            try socket.execute(batch)
+        case .deleteClsact(let link):
+            batch.deleteClsact(linkIndex: try index(of: link))
+            try socket.execute(batch)
+        case .attachProgram(let parent):
+            let program = try VLANProgram()
+            batch.addProgram(
+                program.pop, name: VLANProgram.popName, linkIndex: try index(of: parent), hook: .ingress,
+                preference: Host.filterPreference)
+            try socket.execute(batch)
+        case .detachProgram(let parent):
+            batch.deleteProgram(
+                linkIndex: try index(of: parent), hook: .ingress, preference: Host.filterPreference)
+            try socket.execute(batch)
+        case .addVLANs(let devices):
+            let indices = try indices()
+            for device in devices {
+                guard let parent = indices[device.parent] else { throw missing(device.parent) }
+                batch.addVLAN(name: device.name, parent: parent, id: device.id)
+            }
+            try socket.execute(batch)
+        case .addVethGateways(let gateways):
+            for gateway in gateways {
+                batch.addVethPair(
+                    name: gateway.name, peer: gateway.peer, macAddress: gateway.macAddress, mtu: gateway.mtu)
+                // The peer is not a host: it must not speak IPv6 into the VLAN.
+                batch.setLink(.name(gateway.peer), up: true, withoutLinkLocalAddress: true)
+            }
+            try socket.execute(batch)
+        case .connect(let gateways, let parent):
+            try connect(gateways, parent: parent)
+        case .disconnect(let vlans, let parent):
+            guard let program = try attachedProgram(parent: try index(of: parent)) else { return }
+            let ports = try VLANPorts(ofProgram: program)
+            for vlan in vlans { try ports.disconnect(vlan) }
+        case .changeAddresses(let changes):
+            let indices = try indices()
+            for change in changes {
+                guard let link = indices[change.link] else { throw missing(change.link) }
+                switch change.verb {
+                case .add: batch.addAddress(change.address, linkIndex: link, linkName: change.link)
+                case .delete: batch.deleteAddress(change.address, linkIndex: link, linkName: change.link)
+                }
+            }
+            try socket.execute(batch)
+        case .deleteLinks(let names):
+            let names = Set(names)
+            try socket.deleteLinks(try socket.links().filter { names.contains($0.name) })
+        }
+    }
+
+    private func connect(_ gateways: [Action.VethGateway], parent: String) throws(KernelError) {
+        let indices = try indices()
+        guard let trunk = indices[parent] else { throw missing(parent) }
+        guard let attached = try attachedProgram(parent: trunk) else {
+            throw KernelError("find the VLAN program of \(parent)", .noSuchFileOrDirectory)
+        }
+        let program = try VLANProgram(sharingPortsOf: attached)
+        var hooks = NetlinkBatch()
+        var filters = NetlinkBatch()
+        for gateway in gateways {
+            guard let index = indices[gateway.name] else { throw missing(gateway.name) }
+            hooks.addClsact(linkIndex: index)
+            filters.addProgram(
+                program.push, name: VLANProgram.pushName, linkIndex: index, hook: .egress,
+                preference: Host.filterPreference, classID: UInt32(gateway.id.rawValue))
+            try program.ports.connect(gateway.id, gateway: index, trunk: trunk)
+        }
+        // A connection that was cut short has left some of its hooks.
+        try socket.execute(hooks, ignoring: [.fileExists])
+        try socket.execute(filters)
+    }
+
+    private func attachedProgram(parent: UInt32) throws(KernelError) -> UInt32? {
+        try socket.filters(linkIndex: parent, hook: .ingress).first {
+            $0.preference == Host.filterPreference && $0.programName == VLANProgram.popName
+        }?.programID
+    }
+
+    private func indices() throws(KernelError) -> [String: UInt32] {
+        Dictionary(try socket.links().map { ($0.name, $0.index) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    private func index(of name: String) throws(KernelError) -> UInt32 {
+        guard let index = try indices()[name] else { throw missing(name) }
+        return index
+    }
+
+    private func missing(_ name: String) -> KernelError {
+        KernelError("look up \(name)", .operationNotSupportedByDevice, detail: "there is no such interface")
+    }
+}

@@ -1,0 +1,114 @@
+import Kernel
+import Packets
+
+/// What the kernel says now: everything that a plan looks at. A plain value, so that plans can be made without a kernel.
+struct Host {
+    var links: [Link]
+    var addresses: [Address]
+    var routes: [Route]
+    /// nil: no such parameter.
+    var sysctl: (Sysctl) -> String?
+    /// Interfaces that have parameters, with `all` and `default`.
+    var configuredInterfaces: (IPFamily) -> [String]
+    /// Of our table.
+    var table: Table
+    var trunk: Trunk
+
+    enum Table: Hashable {
+        case absent
+        case present(fingerprint: String)
+        /// Reading it needs CAP_NET_ADMIN.
+        case unknown
+    }
+
+    /// What the `ebpf` driver has on its parent and gateways.
+    struct Trunk: Hashable {
+        var hasClsact = false
+        /// Filters that are not ours.
+        var foreignFilters = 0
+        /// The id of our program on the parent.
+        var program: UInt32?
+        /// Interface index by VLAN, as the program has it.
+        var gateways: [VLANID: UInt32] = [:]
+        /// Gateways whose own program is there.
+        var pushing: Set<UInt32> = []
+    }
+
+    /// The place of our filters among others: behind any that an administrator has put first.
+    static let filterPreference: UInt16 = 0x7672
+    static let tableName = "vrouter"
+
+    func link(_ name: String) -> Link? { links.first { $0.name == name } }
+    func link(index: UInt32) -> Link? { links.first { $0.index == index } }
+
+    func addresses(of link: Link) -> [InterfaceAddress] {
+        addresses.filter { $0.linkIndex == link.index }.map(\.value)
+    }
+
+    /// - Parameters:
+    ///   - parent: whose filters are looked at.
+    ///   - vlans: the gateways that are looked at in the trunk's program.
+    static func read(_ socket: borrowing NetlinkSocket, parent: String?, vlans: Set<VLANID>) throws(Failure) -> Host {
+        let links = try kernel { () throws(KernelError) in try socket.links() }
+        var host = Host(
+            links: links,
+            addresses: try kernel { () throws(KernelError) in try socket.addresses() },
+            routes: try kernel { () throws(KernelError) in try socket.routes() },
+            sysctl: { sysctl in (try? sysctl.read()) ?? nil },
+            configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
+            table: try readTable(), trunk: Trunk())
+        if let parent = parent.flatMap(host.link) { host.trunk = try readTrunk(socket, parent, vlans, links) }
+        return host
+    }
+
+    static func readTable() throws(Failure) -> Table {
+        do {
+            let fingerprint = try Nftables().fingerprint(table: tableName)
+            return fingerprint.map { .present(fingerprint: $0) } ?? .absent
+        } catch {
+            if error.errno == .notPermitted || error.errno == .permissionDenied { return .unknown }
+            throw Failure(error)
+        }
+    }
+
+    private static func readTrunk(
+        _ socket: borrowing NetlinkSocket, _ parent: Link, _ vlans: Set<VLANID>, _ links: [Link]
+    ) throws(Failure) -> Trunk {
+        do {
+            var trunk = Trunk()
+            let clsact = Set(try socket.queueingDisciplines().filter { $0.kind == "clsact" }.map(\.linkIndex))
+            trunk.hasClsact = clsact.contains(parent.index)
+            guard trunk.hasClsact else { return trunk }
+            for hook in [FilterHook.ingress, .egress] {
+                for filter in try socket.filters(linkIndex: parent.index, hook: hook) {
+                    // A filter is listed with its preference alone first, then each of its entries.
+                    guard filter.handle != 0 else { continue }
+                    if filter.preference == filterPreference, filter.programName == VLANProgram.popName {
+                        trunk.program = filter.programID
+                    } else {
+                        trunk.foreignFilters += 1
+                    }
+                }
+            }
+            guard let program = trunk.program else { return trunk }
+            let ports = try VLANPorts(ofProgram: program)
+            for vlan in vlans {
+                let gateway = try ports.port(vlan).gateway
+                guard gateway != 0 else { continue }
+                trunk.gateways[vlan] = gateway
+                if clsact.contains(gateway),
+                    try socket.filters(linkIndex: gateway, hook: .egress).contains(where: {
+                        $0.programName == VLANProgram.pushName
+                    })
+                {
+                    trunk.pushing.insert(gateway)
+                }
+            }
+            return trunk
+        } catch {
+            // Looking at programs needs privileges that a dry run may not have.
+            if error.errno == .notPermitted || error.errno == .permissionDenied { return Trunk() }
+            throw Failure(error)
+        }
+    }
+}

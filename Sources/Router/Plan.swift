@@ -1,0 +1,464 @@
+import Firewall
+import Kernel
+import Packets
+
+/// The ordered actions from what is to what is wanted. Going up, changing, going down and undoing are all the same: a plan from
+/// the host as it is and what vrouter has done to it, to a configuration or to nothing.
+struct Plan {
+    private(set) var actions: [Action] = []
+    /// To be written before the first action: all that may have been done at any moment from then on.
+    private(set) var journal: State?
+    /// To be written after the last one; nil: vrouter holds nothing any more.
+    private(set) var outcome: State?
+    /// For a person.
+    private(set) var notes: [String] = []
+
+    /// - Parameters:
+    ///   - wanted: nil: everything is to be put back.
+    ///   - state: what vrouter has done so far, or an empty state.
+    init(from state: State, on host: Host, to wanted: Configuration?) throws(Failure) {
+        var planner = Planner(state: state, host: host, wanted: wanted)
+        try planner.run()
+        actions = planner.actions
+        notes = planner.notes
+        var journal = planner.held
+        journal.phase = .applying
+        if let wanted { journal.configuration = wanted }
+        self.journal = journal
+        outcome = wanted.map { _ in planner.outcome }
+    }
+}
+
+/// The work of `Plan.init`.
+private struct Planner {
+    let state: State
+    let host: Host
+    let wanted: Configuration?
+    var actions: [Action] = []
+    var notes: [String] = []
+    /// What is held at some moment of the change: what was held before, and what is taken on.
+    var held: State
+    /// What is held in the end.
+    var outcome: State
+
+    private var parent: Link?
+    private var added: Set<VLANID> = []
+
+    init(state: State, host: Host, wanted: Configuration?) {
+        self.state = state
+        self.host = host
+        self.wanted = wanted
+        held = state
+        outcome = state
+        outcome.phase = .applied
+        if let wanted { outcome.configuration = wanted }
+    }
+
+    mutating func run() throws(Failure) {
+        parent = host.link(state.configuration.parent)
+        if let wanted {
+            parent = try checkedParent(wanted)
+            try checkLinks(wanted)
+            try checkAddresses(wanted)
+        }
+        let dropped = droppedVLANs()
+
+        restoreUnwantedSysctls(dropped)
+        if let wanted {
+            // While interfaces come and go, the rules name all of them: at no moment is one of them without.
+            try planRuleset(wanted, alsoFor: dropped)
+            prepareParent(wanted)
+            addLinks(wanted)
+        }
+        changeAddresses(dropped)
+        if let wanted {
+            connect(wanted)
+            setGatewaySysctls(wanted)
+            raise(wanted)
+            setForwarding(wanted)
+        }
+        remove(dropped)
+        if let wanted {
+            if !dropped.isEmpty { try planRuleset(wanted, alsoFor: []) }
+        } else {
+            deleteTable()
+            releaseParent()
+        }
+    }
+
+    // MARK: Checks, before anything changes
+
+    private func checkedParent(_ wanted: Configuration) throws(Failure) -> Link {
+        guard let parent = host.link(wanted.parent) else {
+            let names = host.links.filter(\.isEthernet).map(\.name)
+            throw Failure(
+                .usage, "there is no interface '\(wanted.parent)'",
+                remedy: names.isEmpty
+                    ? "this network namespace has no Ethernet interface at all"
+                    : "choose one of: \(names.joined(separator: ", "))")
+        }
+        guard !parent.isLoopback else {
+            throw Failure(
+                .usage, "\(parent.name) is the loopback interface, which carries no VLANs",
+                remedy: "name the interface whose cable is a trunk")
+        }
+        guard parent.isEthernet else {
+            throw Failure(
+                .usage, "\(parent.name) is not an Ethernet interface",
+                remedy: "name the interface whose cable is a trunk")
+        }
+        let held = state.configuration.parent
+        guard held == wanted.parent || state.isEmpty else {
+            throw Failure(
+                .usage, "vrouter routes between the VLANs of \(held) here, and not of \(wanted.parent)",
+                remedy: "take that back first: vrouter down")
+        }
+        return parent
+    }
+
+    private func checkLinks(_ wanted: Configuration) throws(Failure) {
+        guard let parent else { return }
+        for vlan in wanted.vlans {
+            let name = wanted.interfaceName(vlan.id)
+            let twin = host.links.first {
+                $0.vlan?.id == vlan.id.rawValue && $0.vlan?.etherType == 0x8100 && $0.lowerIndex == parent.index
+                    && !$0.isLowerElsewhere && $0.name != name
+            }
+            if let twin {
+                throw Failure(
+                    .usage,
+                    "VLAN \(vlan.id) of \(parent.name) already has an interface with another name: \(twin.name)",
+                    remedy: "rename it: ip link set dev \(twin.name) down name \(name)")
+            }
+            guard let link = host.link(name), !isOurs(link, vlan.id) else { continue }
+            func mismatch(_ reason: String) -> Failure {
+                Failure(
+                    .usage, "\(name) exists and \(reason)",
+                    remedy: "delete it (ip link del dev \(name)), rename it, or leave VLAN \(vlan.id) out")
+            }
+            guard let device = link.vlan else {
+                throw mismatch("is a \(link.kind ?? "hardware interface"), not VLAN \(vlan.id) of \(parent.name)")
+            }
+            guard device.etherType == 0x8100, device.id == vlan.id.rawValue else {
+                throw mismatch("is VLAN \(device.id)\(device.etherType == 0x8100 ? "" : " of 802.1ad"), not \(vlan.id)")
+            }
+            guard link.lowerIndex == parent.index, !link.isLowerElsewhere else {
+                throw mismatch("is on another interface than \(parent.name)")
+            }
+            guard device.reordersHeader else { throw mismatch("has reorder_hdr off") }
+        }
+    }
+
+    /// Whether it is the interface that we made for this VLAN: by our own record, and still of its kind.
+    private func isOurs(_ link: Link, _ id: VLANID) -> Bool {
+        guard state.links.contains(id), let parent else { return false }
+        return switch state.driver {
+        case .ieee8021q: link.vlan?.id == id.rawValue && link.lowerIndex == parent.index && !link.isLowerElsewhere
+        case .ebpf: link.kind == "veth"
+        }
+    }
+
+    private func checkAddresses(_ wanted: Configuration) throws(Failure) {
+        let ours = Dictionary(
+            (state.configuration.vlans + wanted.vlans).map { (wanted.interfaceName($0.id), $0.id) },
+            uniquingKeysWith: { first, _ in first })
+        var others: [IPAddress: (link: Link, value: InterfaceAddress)] = [:]
+        var foreign: [(link: Link, value: InterfaceAddress)] = []
+        for address in host.addresses {
+            guard let link = host.link(index: address.linkIndex) else { continue }
+            // An address that we gave to a gateway moves with its VLAN.
+            if let id = ours[link.name], state.addresses[id]?.contains(address.value) == true { continue }
+            others[address.value.address] = (link, address.value)
+            if ours[link.name] == nil { foreign.append((link, address.value)) }
+        }
+        for vlan in wanted.vlans {
+            for address in vlan.addresses {
+                if let other = others[address.address] {
+                    guard other.link.name == wanted.interfaceName(vlan.id), other.value == address else {
+                        throw Failure(
+                            .usage,
+                            "--vlan \(vlan.id)=\(address): \(other.link.name) has the address \(other.value) already",
+                            remedy: "give VLAN \(vlan.id) another address, or delete that one: "
+                                + "ip address del \(other.value) dev \(other.link.name)")
+                    }
+                }
+            }
+        }
+        let linkLocal = IPPrefix(.v6(IPv6Address(0xfe80 << 112)), length: 10)
+        for (link, value) in foreign where !linkLocal.contains(value.address) {
+            guard
+                let vlan = wanted.vlans.first(where: { $0.addresses.contains { $0.prefix.overlaps(value.prefix) } })
+            else { continue }
+            throw Failure(
+                .usage, "the subnet of VLAN \(vlan.id) overlaps \(value.prefix), which \(link.name) is in",
+                remedy: "give VLAN \(vlan.id) a subnet of its own: packets for it would leave by \(link.name)")
+        }
+    }
+
+    // MARK: What goes
+
+    /// VLANs of which anything is held and nothing is wanted.
+    private func droppedVLANs() -> [VLANID] {
+        var known = state.links.union(state.addresses.keys)
+        if state.table != nil { known.formUnion(state.configuration.vlans.map(\.id)) }
+        return known.subtracting(wanted?.vlans.map(\.id) ?? []).sorted()
+    }
+
+    private func interfaceName(_ id: VLANID) -> String { (wanted ?? state.configuration).interfaceName(id) }
+
+    private func isWanted(_ purpose: State.Purpose) -> Bool {
+        guard let wanted else { return false }
+        return switch purpose {
+        case .forwardingIPv4: wanted.usesIPv4
+        case .forwardingIPv6: wanted.usesIPv6
+        case .gateway(let id): wanted.vlans.contains { $0.id == id }
+        }
+    }
+
+    private mutating func restoreUnwantedSysctls(_ dropped: [VLANID]) {
+        // The kernel's switch for all interfaces writes to each of them; each of them is restored behind it.
+        let unwanted = state.sysctls.filter { !isWanted($0.purpose) }
+        let switches = Set([Self.forwardIPv4, Self.forwardIPv6])
+        let switched = unwanted.contains { switches.contains($0.sysctl) && host.sysctl($0.sysctl) != $0.value }
+        let settings = unwanted.compactMap { former -> Action.Setting? in
+            guard let now = host.sysctl(former.sysctl) else { return nil }
+            // What the switch is about to change is written again, unless its interface is one that goes.
+            return now != former.value || switched && !switches.contains(former.sysctl)
+                ? Action.Setting(sysctl: former.sysctl, value: former.value) : nil
+        }
+        if !settings.isEmpty { actions.append(.setSysctls(settings)) }
+        outcome.sysctls = outcome.sysctls.filter { isWanted($0.purpose) }
+    }
+
+    private mutating func remove(_ dropped: [VLANID]) {
+        let doomed = dropped.filter { id in host.link(interfaceName(id)).map { isOurs($0, id) } ?? false }
+        // Going down, the program goes as a whole.
+        let connected = wanted == nil ? [] : dropped.filter { host.trunk.gateways[$0] != nil }
+        if !connected.isEmpty, let parent { actions.append(.disconnect(connected, parent: parent.name)) }
+        let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && host.link($0)?.isUp == true }
+        if !lowered.isEmpty { actions.append(.lower(lowered)) }
+        if !doomed.isEmpty { actions.append(.deleteLinks(doomed.map(interfaceName))) }
+        outcome.links.subtract(dropped)
+        outcome.raised.subtract(dropped.map(interfaceName))
+        for id in dropped { outcome.addresses[id] = nil }
+    }
+
+    private mutating func deleteTable() {
+        guard state.table != nil, host.table != .absent else { return }
+        actions.append(.deleteTable)
+    }
+
+    private mutating func releaseParent() {
+        guard let parent else { return }
+        if state.attachedProgram, host.trunk.program != nil { actions.append(.detachProgram(parent: parent.name)) }
+        if state.addedClsact, host.trunk.hasClsact {
+            if host.trunk.foreignFilters == 0 {
+                actions.append(.deleteClsact(parent.name))
+            } else {
+                notes.append("the clsact hook of \(parent.name) stays: others have put filters on it")
+            }
+        }
+        if state.madePromiscuous, parent.isPromiscuous { actions.append(.setPromiscuous(parent.name, false)) }
+        if state.raised.contains(parent.name), parent.isUp { actions.append(.lower([parent.name])) }
+    }
+
+    // MARK: What comes
+
+    private mutating func planRuleset(_ wanted: Configuration, alsoFor dropped: [VLANID]) throws(Failure) {
+        var policy = wanted.policy
+        policy.gateways += dropped.map { Policy.Gateway(interface: interfaceName($0), vlan: $0, prefixes: []) }
+        let ruleset = Ruleset(policy)
+        let text = ruleset.nftText
+        if state.table == nil, host.table != .absent, host.table != .unknown {
+            throw Failure(
+                .usage, "there is a table inet \(Host.tableName) that vrouter has not made",
+                remedy: "see whose it is (nft list table inet \(Host.tableName)); "
+                    + "if nobody needs it: nft delete table inet \(Host.tableName)")
+        }
+        let isThere =
+            switch host.table {
+            case .absent: false
+            case .present(let fingerprint): state.table?.fingerprint == fingerprint
+            case .unknown: state.table != nil && state.phase == .applied
+            }
+        if !dropped.isEmpty || state.table?.ruleset != text || !isThere { actions.append(.commit(ruleset)) }
+        held.table = state.table ?? State.Table(ruleset: text, fingerprint: nil)
+        if outcome.table?.ruleset != text { outcome.table = State.Table(ruleset: text, fingerprint: nil) }
+    }
+
+    private mutating func prepareParent(_ wanted: Configuration) {
+        guard let parent else { return }
+        held.parentIndex = parent.index
+        outcome.parentIndex = parent.index
+        if !parent.isUp { raiseAndHold([parent.name]) }
+        guard state.driver == .ebpf else { return }
+        // The hardware filters by VLAN id and by address; without VLAN devices nobody tells it which ones are wanted.
+        if !parent.isPromiscuous {
+            actions.append(.setPromiscuous(parent.name, true))
+            held.madePromiscuous = true
+            outcome.madePromiscuous = true
+        }
+        if !host.trunk.hasClsact {
+            actions.append(.addClsact(parent.name))
+            held.addedClsact = true
+            outcome.addedClsact = true
+        }
+        if host.trunk.program == nil {
+            actions.append(.attachProgram(parent: parent.name))
+            held.attachedProgram = true
+            outcome.attachedProgram = true
+        }
+    }
+
+    private mutating func raiseAndHold(_ names: [String]) {
+        actions.append(.raise(names))
+        held.raised.formUnion(names)
+        outcome.raised.formUnion(names)
+    }
+
+    private mutating func addLinks(_ wanted: Configuration) {
+        guard let parent else { return }
+        added = Set(wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0)) == nil })
+        guard !added.isEmpty else { return }
+        held.links.formUnion(added)
+        outcome.links.formUnion(added)
+        switch state.driver {
+        case .ieee8021q:
+            actions.append(
+                .addVLANs(
+                    added.sorted().map {
+                        Action.VLANDevice(name: wanted.interfaceName($0), parent: parent.name, id: $0)
+                    }))
+        case .ebpf:
+            actions.append(.addVethGateways(added.sorted().map { gateway(wanted, $0, parent) }))
+        }
+    }
+
+    private func gateway(_ wanted: Configuration, _ id: VLANID, _ parent: Link) -> Action.VethGateway {
+        Action.VethGateway(
+            name: wanted.interfaceName(id), peer: "vr\(parent.index).\(id)", id: id, macAddress: parent.macAddress,
+            mtu: parent.mtu)
+    }
+
+    private mutating func connect(_ wanted: Configuration) {
+        guard let parent, state.driver == .ebpf else { return }
+        let missing = wanted.vlans.map(\.id).filter { id in
+            if added.contains(id) || host.trunk.program == nil { return held.links.contains(id) }
+            guard let link = host.link(wanted.interfaceName(id)), isOurs(link, id) else { return false }
+            return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
+        }
+        guard !missing.isEmpty else { return }
+        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name))
+    }
+
+    private mutating func changeAddresses(_ dropped: [VLANID]) {
+        var changes: [Action.AddressChange] = []
+        for id in state.addresses.keys.sorted() {
+            let name = interfaceName(id)
+            guard let link = host.link(name) else { continue }
+            // Addresses of an interface that goes go with it.
+            if dropped.contains(id), isOurs(link, id) { continue }
+            let present = host.addresses(of: link)
+            let kept = wanted?.vlans.first { $0.id == id }?.addresses ?? []
+            for address in state.addresses[id] ?? [] where !kept.contains(address) && present.contains(address) {
+                changes.append(Action.AddressChange(verb: .delete, address: address, link: name))
+            }
+        }
+        for vlan in wanted?.vlans ?? [] {
+            let name = interfaceName(vlan.id)
+            let present = host.link(name).map(host.addresses) ?? []
+            let missing = vlan.addresses.filter { !present.contains($0) }
+            changes += missing.map { Action.AddressChange(verb: .add, address: $0, link: name) }
+            let before = state.addresses[vlan.id] ?? []
+            let ours = vlan.addresses.filter { missing.contains($0) || before.contains($0) }
+            held.addresses[vlan.id] = before + ours.filter { !before.contains($0) }
+            outcome.addresses[vlan.id] = ours
+        }
+        // Old ones first: deleting the first address of a subnet takes the later ones of the same subnet with it.
+        if !changes.isEmpty { actions.append(.changeAddresses(changes)) }
+    }
+
+    private mutating func setGatewaySysctls(_ wanted: Configuration) {
+        var settings: [Action.Setting] = []
+        for vlan in wanted.vlans {
+            let name = wanted.interfaceName(vlan.id)
+            var values: [(Sysctl, String, template: Sysctl)] = []
+            if vlan.addresses.contains(where: \.address.isV4) {
+                values.append(
+                    (Sysctl("net/ipv4/conf/\(name)/arp_ignore"), "1", Sysctl("net/ipv4/conf/default/arp_ignore")))
+                // Where forwarding is switched on below, that reaches every interface there is.
+                if host.sysctl(Self.forwardIPv4) == "1" {
+                    values.append(
+                        (Sysctl("net/ipv4/conf/\(name)/forwarding"), "1", Sysctl("net/ipv4/conf/default/forwarding")))
+                }
+            }
+            if vlan.addresses.contains(where: { !$0.address.isV4 }), host.sysctl(Self.forwardIPv6) == "1" {
+                values.append(
+                    (Sysctl("net/ipv6/conf/\(name)/forwarding"), "1", Sysctl("net/ipv6/conf/default/forwarding")))
+            }
+            for (sysctl, value, template) in values {
+                // A new interface starts with the default's value.
+                let now = added.contains(vlan.id) ? host.sysctl(template) : host.sysctl(sysctl)
+                guard let now, now != value else { continue }
+                settings.append(Action.Setting(sysctl: sysctl, value: value))
+                if !held.links.contains(vlan.id) { hold(sysctl, now, .gateway(vlan.id)) }
+            }
+        }
+        if !settings.isEmpty { actions.append(.setSysctls(settings)) }
+    }
+
+    private mutating func raise(_ wanted: Configuration) {
+        let down = wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0))?.isUp != true }
+        guard !down.isEmpty else { return }
+        actions.append(.raise(down.map(wanted.interfaceName)))
+        let adopted = down.filter { !held.links.contains($0) }.map(wanted.interfaceName)
+        held.raised.formUnion(adopted)
+        outcome.raised.formUnion(adopted)
+    }
+
+    private static let forwardIPv4 = Sysctl("net/ipv4/ip_forward")
+    private static let forwardIPv6 = Sysctl("net/ipv6/conf/all/forwarding")
+
+    private mutating func setForwarding(_ wanted: Configuration) {
+        var settings: [Action.Setting] = []
+        func need(_ isNeeded: Bool, _ sysctl: Sysctl) -> Bool { isNeeded && host.sysctl(sysctl) != "1" }
+        if need(wanted.usesIPv4, Self.forwardIPv4) {
+            settings.append(Action.Setting(sysctl: Self.forwardIPv4, value: "1"))
+            holdSwitch(Self.forwardIPv4, .v4, .forwardingIPv4)
+            // Linux sets this to the opposite of ip_forward (devinet.c, inet_forward_change).
+            let redirects = Sysctl("net/ipv4/conf/all/accept_redirects")
+            if let value = host.sysctl(redirects) { hold(redirects, value, .forwardingIPv4) }
+        }
+        if need(wanted.usesIPv6, Self.forwardIPv6) {
+            settings.append(Action.Setting(sysctl: Self.forwardIPv6, value: "1"))
+            holdSwitch(Self.forwardIPv6, .v6, .forwardingIPv6)
+        }
+        if !settings.isEmpty { actions.append(.setSysctls(settings)) }
+    }
+
+    /// The switch itself, and what it will do to each interface that was there before.
+    private mutating func holdSwitch(_ sysctl: Sysctl, _ family: IPFamily, _ purpose: State.Purpose) {
+        if let value = host.sysctl(sysctl) { hold(sysctl, value, purpose) }
+        let ours = Set(held.links.map(interfaceName))
+        for name in host.configuredInterfaces(family) where name != "all" && !ours.contains(name) {
+            let each = Sysctl("net/\(family == .v4 ? "ipv4" : "ipv6")/conf/\(name)/forwarding")
+            if let value = host.sysctl(each) { hold(each, value, purpose) }
+        }
+    }
+
+    /// The first value that we found is the one to restore, whatever it was when we came again.
+    private mutating func hold(_ sysctl: Sysctl, _ value: String, _ purpose: State.Purpose) {
+        guard !held.sysctls.contains(where: { $0.sysctl == sysctl }) else { return }
+        let former = State.FormerValue(sysctl: sysctl, value: value, purpose: purpose)
+        held.sysctls.append(former)
+        outcome.sysctls.append(former)
+    }
+}
+
+extension State {
+    /// Whether nothing of the host has been changed.
+    var isEmpty: Bool {
+        links.isEmpty && addresses.isEmpty && raised.isEmpty && sysctls.isEmpty && table == nil && !madePromiscuous
+            && !addedClsact && !attachedProgram
+    }
+}

@@ -1,0 +1,166 @@
+import FoundationEssentials
+import Kernel
+import Packets
+import SystemPackage
+
+/// What vrouter has changed in a network namespace, written down before it is done: the journal that `down` and the next `up` go by.
+/// Everything here may or may not have happened where `phase` is `applying`.
+struct State: Hashable, Codable {
+    static let currentVersion = 1
+
+    var version = currentVersion
+    var phase = Phase.applying
+    /// Of the boot and the namespace that this is about; anything else is over and gone.
+    var bootID: String
+    var namespaceInode: UInt64
+    var namespaceCookie: UInt64?
+
+    var configuration: Configuration
+    var driver: Driver
+    var parentIndex: UInt32
+
+    /// Gateway interfaces that we made. Those that were there before are not among them.
+    var links: Set<VLANID> = []
+    /// Addresses that we gave to gateway interfaces.
+    var addresses: [VLANID: [InterfaceAddress]] = [:]
+    /// Interfaces that were down.
+    var raised: Set<String> = []
+    var madePromiscuous = false
+    var addedClsact = false
+    var attachedProgram = false
+    /// Parameters that we changed, in the order in which they are to be restored.
+    var sysctls: [FormerValue] = []
+    /// The ruleset as we committed it, and as the kernel then showed it.
+    var table: Table?
+
+    enum Phase: String, Codable { case applying, applied }
+
+    struct FormerValue: Hashable, Codable {
+        var sysctl: Sysctl
+        var value: String
+        var purpose: Purpose
+    }
+
+    /// What a parameter was changed for, and is restored after.
+    enum Purpose: Hashable, Codable {
+        case forwardingIPv4
+        case forwardingIPv6
+        case gateway(VLANID)
+    }
+
+    struct Table: Hashable, Codable {
+        var ruleset: String
+        var fingerprint: String?
+    }
+}
+
+/// The state file of the calling thread's network namespace, and the lock beside it.
+struct StateFile {
+    static let directory = "/run/vrouter"
+
+    let path: String
+    private let lockPath: String
+    private let identity: Namespace.Identity
+    private let bootID: String
+
+    init() throws(Failure) {
+        identity = try kernel { () throws(KernelError) in try Namespace.current() }
+        bootID = try kernel { () throws(KernelError) in try Sysctl("kernel/random/boot_id").read() } ?? ""
+        path = "\(Self.directory)/netns-\(identity.inode).json"
+        lockPath = "\(Self.directory)/netns-\(identity.inode).lock"
+    }
+
+    /// A state for this namespace with nothing in it.
+    func empty(_ configuration: Configuration, driver: Driver, parentIndex: UInt32) -> State {
+        State(
+            bootID: bootID, namespaceInode: identity.inode, namespaceCookie: identity.cookie,
+            configuration: configuration, driver: driver, parentIndex: parentIndex)
+    }
+
+    /// nil where vrouter has changed nothing, or where what it changed ended with its namespace or with the boot.
+    func load() throws(Failure) -> State? {
+        let bytes: [UInt8]
+        do {
+            bytes = try SmallFile.read(path)
+        } catch {
+            if error.errno == .noSuchFileOrDirectory { return nil }
+            throw Failure(error)
+        }
+        func corrupt(_ reason: String) -> Failure {
+            Failure(
+                .usage, "the state file \(path) \(reason)",
+                remedy: "compare it with `ip link`, `nft list table inet vrouter` and `sysctl net.ipv4.ip_forward`; "
+                    + "undo by hand what is left, then delete the file")
+        }
+        if let owner = SmallFile.owner(path), owner != 0 {
+            throw corrupt("belongs to user \(owner) and not to root")
+        }
+        do {
+            let header = try JSONDecoder().decode(Header.self, from: Data(bytes))
+            guard header.version == State.currentVersion else {
+                throw corrupt("was written by another version of vrouter (format \(header.version))")
+            }
+            let state = try JSONDecoder().decode(State.self, from: Data(bytes))
+            let isCurrent =
+                state.bootID == bootID && state.namespaceInode == identity.inode
+                && state.namespaceCookie == identity.cookie
+            return isCurrent ? state : nil
+        } catch let failure as Failure {
+            throw failure
+        } catch {
+            throw corrupt("is not one of vrouter's or is damaged: \(Self.reason(error))")
+        }
+    }
+
+    private struct Header: Decodable { var version: Int }
+
+    private static func reason(_ error: any Error) -> String {
+        guard let error = error as? DecodingError else { return "\(error)" }
+        return switch error {
+        case .keyNotFound(let key, _): "no '\(key.stringValue)'"
+        case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
+            (context.codingPath.map(\.stringValue) + [context.debugDescription]).joined(separator: ": ")
+        @unknown default: "\(error)"
+        }
+    }
+
+    /// Replaces the file in one step: whoever reads it sees the old or the new one.
+    func store(_ state: State) throws(Failure) {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys]
+        let data: Data
+        do {
+            data = try encoder.encode(state)
+        } catch {
+            throw Failure(.software, "write \(path): \(error)")
+        }
+        try kernel { () throws(KernelError) in try SmallFile.replace(path, with: Array(data)) }
+    }
+
+    func remove() throws(Failure) {
+        _ = try kernel { () throws(KernelError) in try SmallFile.delete(path) }
+    }
+
+    /// Runs `body` while no other `up` or `down` changes this namespace. Waits half a minute for one that does: longer than any
+    /// change takes, shorter than a person's patience.
+    ///
+    /// - Parameter waiting: told who that is.
+    func locked<Result>(waiting: (String) -> Void, _ body: () throws(Failure) -> Result) throws(Failure) -> Result {
+        SmallFile.makeDirectory(Self.directory)
+        let lock = try kernel { () throws(KernelError) in try FileLock(lockPath) }
+        let clock = ContinuousClock()
+        let deadline = clock.now + .seconds(30)
+        var told = false
+        while !lock.tryLock(holder: ThisProcess.description) {
+            guard clock.now < deadline else {
+                throw Failure(
+                    .busy, "\(lock.holder) is still changing this host's VLANs",
+                    remedy: "wait for it to end, or end it, and try again")
+            }
+            if !told { waiting(lock.holder) }
+            told = true
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        return try body()
+    }
+}

@@ -1,0 +1,83 @@
+import ArgumentParser
+import Firewall
+import Kernel
+import Router
+
+struct Up: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make this host the router between the VLANs.",
+        discussion: """
+            Adds a gateway interface for each VLAN (<parent>.<id>), gives it its addresses, switches forwarding on and commits the \
+            firewall rules. Repeating it changes nothing; with other options it applies the difference. If a step fails, \
+            everything is as it was before.
+            """)
+
+    @OptionGroup var routing: RoutingOptions
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            How the gateway interfaces are made: '8021q', VLAN devices of the kernel; 'ebpf', for kernels without them. \
+            Default: the first that the kernel has.
+            """, valueName: "auto|8021q|ebpf"))
+    var vlanDriver: DriverChoice = .auto
+
+    @Flag(help: "Print the commands that would do the same, and change nothing.")
+    var dryRun = false
+
+    @Flag(help: "Print what was done as JSON.")
+    var json = false
+
+    func run() throws {
+        let configuration = try routing.configuration()
+        let router = Router(report: json ? { _ in } : Progress().report, fault: try Fault.fromEnvironment())
+        let outcome = try reportingFailure { () throws(Failure) in
+            try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun)
+        }
+        if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun)) }
+        if outcome.steps.isEmpty {
+            print("nothing to do")
+        } else if dryRun {
+            print(outcome.steps.flatMap(\.commands).joined(separator: "\n"))
+        }
+        outcome.notes.forEach { print("note: \($0)") }
+        guard !dryRun else { return }
+        if !outcome.steps.isEmpty {
+            for vlan in configuration.vlans {
+                let addresses = vlan.addresses.map(\.description).joined(separator: ", ")
+                print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) is the gateway \(addresses)")
+            }
+        }
+        if configuration.masquerade == .vlans || configuration.masquerade == .all {
+            print(
+                "note: --masquerade \(configuration.masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
+                    + "--masquerade uplink does not")
+        }
+    }
+}
+
+/// `--vlan-driver`.
+enum DriverChoice: String, ExpressibleByArgument, CaseIterable {
+    case auto
+    case ieee8021q = "8021q"
+    case ebpf
+
+    var driver: Driver? { Driver(rawValue: rawValue) }
+}
+
+/// What `up` and `down` print with `--json`.
+struct OutcomeReport: Encodable {
+    var changed: Bool
+    var dryRun: Bool
+    var driver: Driver?
+    var steps: [Router.Step]
+    var notes: [String]
+
+    init(_ outcome: Router.Outcome, dryRun: Bool) {
+        changed = !outcome.steps.isEmpty && !dryRun
+        self.dryRun = dryRun
+        driver = outcome.driver
+        steps = outcome.steps
+        notes = outcome.notes
+    }
+}

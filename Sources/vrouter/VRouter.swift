@@ -1,0 +1,23 @@
+import ArgumentParser
+
+@main
+struct VRouter: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "vrouter",
+        abstract: "Turns a Linux host into the router between VLANs.",
+        discussion: """
+            The host has one interface on a trunk port, and carries the VLANs' frames between its tag and the other:
+
+              vrouter up --vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24
+
+            gives it a gateway address in each VLAN, switches forwarding on and installs the firewall rules. `vrouter up \
+            --dry-run …` shows the commands that would do the same, and changes nothing. `vrouter down` puts everything back.
+
+            Exit status: 0 done; 64 usage or configuration; 69 the kernel lacks something; 70 a mistake of vrouter's own; \
+            75 another vrouter is at work; 77 not permitted.
+            """,
+        version: version,
+        subcommands: [Up.self, Down.self, Rules.self])
+
+    static let version = "0.1.0"
+}
