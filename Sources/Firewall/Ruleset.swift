@@ -1,0 +1,172 @@
+/// An nftables table as a value: what nft prints, what iptables-restore reads and what the kernel is told over netlink
+/// are all written from this.
+///
+/// It knows no more of nftables than the router needs. Every rule counts what reaches it, and says in its comment what
+/// that is.
+public struct Ruleset: Hashable, Sendable {
+    /// The table is `inet vrouter`: one for IPv4 and IPv6.
+    public static let table = "vrouter"
+
+    /// What this was compiled from.
+    public let policy: Policy
+    public let sets: [InterfaceSet]
+    public let maps: [VerdictMap]
+    public let chains: [Chain]
+
+    /// A named set of interface names.
+    public struct InterfaceSet: Hashable, Sendable {
+        public let name: String
+        public let elements: [String]
+    }
+
+    /// A named map from (input interface, output interface) to a verdict. What it does not hold goes on to the next rule.
+    public struct VerdictMap: Hashable, Sendable {
+        public let name: String
+        public let elements: [Element]
+
+        public struct Element: Hashable, Sendable {
+            public let pair: Policy.Pair
+            public let verdict: Verdict
+        }
+    }
+
+    public struct Chain: Hashable, Sendable {
+        public let name: String
+        /// From where the kernel calls it; nil for a chain that others go to.
+        public let hook: Hook?
+        public let rules: [Rule]
+    }
+
+    /// A place in the kernel from which a base chain is called. The chain's policy is to accept: what concerns only
+    /// others is theirs to decide.
+    public enum Hook: Hashable, Sendable {
+        /// Packets routed from one interface to another, at the usual priority of filters.
+        case forward
+        /// Packets about to leave, at the usual priority of source address translation.
+        case postrouting
+    }
+
+    /// Where all matches hold: count, then act.
+    public struct Rule: Hashable, Sendable {
+        public let matches: [Match]
+        public let action: Action
+        /// For a person.
+        public let comment: String
+
+        init(_ matches: Match..., then action: Action, comment: String) {
+            self.matches = matches
+            self.action = action
+            self.comment = comment
+        }
+    }
+
+    public enum Match: Hashable, Sendable {
+        case ipv4
+        case input(in: String)
+        case output(in: String)
+        case outputNot(in: String)
+        /// Any of these.
+        case state([ConnectionState])
+        /// The packet's destination was translated: a forwarded port.
+        case destinationTranslated
+    }
+
+    public enum ConnectionState: String, Hashable, Sendable, CaseIterable {
+        case invalid
+        case established
+        case related
+    }
+
+    public enum Action: Hashable, Sendable {
+        case verdict(Verdict)
+        /// Look up (input interface, output interface) in the map of this name.
+        case verdictMap(String)
+        case masquerade
+    }
+
+    public enum Verdict: Hashable, Sendable {
+        case accept
+        case drop
+        /// Continue in another chain, and do not come back.
+        case goto(String)
+    }
+}
+
+extension Ruleset {
+    /// Compiles `policy`. How many rules there are does not depend on how many VLANs: only sets and maps grow.
+    public init(_ policy: Policy) {
+        let vlans = "vlans"
+        let pairs = "pairs"
+        let decide = "decide"
+        let denied = "denied"
+        self.policy = policy
+        sets = [InterfaceSet(name: vlans, elements: policy.gateways.map(\.interface))]
+        // Exceptions only, since to accept is what the rule after the map does: N² pairs are never held. They go to a
+        // chain rather than being dropped at once, so that there is a counter for what was denied.
+        maps = [VerdictMap(name: pairs, elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) })]
+
+        // What only passes by gets neither a verdict here nor a look at its connection.
+        let forward = [
+            Rule(.input(in: vlans), then: .verdict(.goto(decide)), comment: "comes from a VLAN"),
+            Rule(.output(in: vlans), then: .verdict(.goto(decide)), comment: "goes into a VLAN"),
+        ]
+        let decisions = [
+            Rule(.state([.established, .related]), then: .verdict(.accept), comment: Reason.known),
+            Rule(.state([.invalid]), then: .verdict(.drop), comment: Reason.invalid),
+            Rule(then: .verdictMap(pairs), comment: Reason.exceptions),
+            Rule(.input(in: vlans), then: .verdict(.accept), comment: Reason.fromVLAN),
+            // A drop here is final, whatever other tables accept. Who forwards a port into a VLAN has decided that it
+            // may be reached, and would otherwise have no way to say so.
+            Rule(.destinationTranslated, then: .verdict(.accept), comment: Reason.forwardedPort),
+            Rule(then: .verdict(.drop), comment: Reason.outside),
+        ]
+        chains =
+            [
+                Chain(name: "forward", hook: .forward, rules: forward),
+                Chain(name: decide, hook: nil, rules: decisions),
+                Chain(name: denied, hook: nil, rules: [Rule(then: .verdict(.drop), comment: Reason.denied)]),
+            ] + Self.translation(policy.masquerade, vlans: vlans)
+    }
+
+    /// IPv4 only: IPv6 hosts have addresses of their own. No chain where there is nothing to translate, because a nat
+    /// chain costs every connection a look-up.
+    private static func translation(_ masquerade: Policy.Masquerade, vlans: String) -> [Chain] {
+        let intoVLAN = Rule(
+            .ipv4, .output(in: vlans), then: .masquerade, comment: "into a VLAN: seen as its gateway")
+        let toUplink = Rule(
+            .ipv4, .input(in: vlans), .outputNot(in: vlans), then: .masquerade,
+            comment: "out of the VLANs: seen as this router")
+        let rules: [Rule] =
+            switch masquerade {
+            case .vlans: [intoVLAN]
+            case .uplink: [toUplink]
+            case .all: [intoVLAN, toUplink]
+            case .none: []
+            }
+        return rules.isEmpty ? [] : [Chain(name: "postrouting", hook: .postrouting, rules: rules)]
+    }
+
+    /// The number of rules in all chains.
+    public var ruleCount: Int { chains.reduce(0) { $0 + $1.rules.count } }
+}
+
+/// What a rule sees, in the words that all formats use.
+enum Reason {
+    static let known = "belongs to a connection that was let through"
+    static let invalid = "belongs to no connection"
+    static let exceptions = "new: VLAN pairs with a verdict of their own"
+    static let denied = "new: this pair of VLANs is denied"
+    static let fromVLAN = "new: from a VLAN"
+    static let forwardedPort = "new: from outside to a forwarded port"
+    static let outside = "new: from outside into a VLAN"
+}
+
+extension Ruleset.Hook {
+    /// nft's words: the chain's type, the hook, the priority by its name and by its number.
+    public var words: (type: String, hook: String, priority: String, number: Int) {
+        switch self {
+        case .forward: ("filter", "forward", "filter", 0)
+        case .postrouting: ("nat", "postrouting", "srcnat", 100)
+        }
+    }
+}

@@ -1,0 +1,448 @@
+import CMnl
+import CNftnl
+import Firewall
+import Glibc
+
+/// One nftables transaction, written as nft would write it: the kernel's copy then lists the same.
+struct NftablesBatch {
+    private var bytes: [UInt8] = []
+    private var sequence: UInt32 = 0
+    /// Where the last message of the transaction starts, an index into `bytes`.
+    private var lastStart = 0
+    /// What each message does, by its sequence number, for errors.
+    private(set) var operations: [UInt32: String] = [:]
+
+    /// The sequence number of the last message of the transaction: the one that asks for an answer.
+    private(set) var lastSequence: UInt32 = 0
+
+    private init() {
+        unsafe append { _, scratch in unsafe nftnl_batch_begin(scratch, 0) }
+    }
+
+    init(deleting table: String, family: Nftables.Family) {
+        self.init()
+        add(table: table, NFT_MSG_DELTABLE, family, "delete table \(family) \(table)")
+    }
+
+    /// A table can only be deleted where there is one, and only what is deleted is really replaced: add, delete, add.
+    init(replacing ruleset: Ruleset) {
+        self.init()
+        let table = "table inet \(Ruleset.table)"
+        add(table: Ruleset.table, NFT_MSG_NEWTABLE, .inet, "add \(table)")
+        add(table: Ruleset.table, NFT_MSG_DELTABLE, .inet, "replace \(table)")
+        add(table: Ruleset.table, NFT_MSG_NEWTABLE, .inet, "add \(table)")
+        for chain in ruleset.chains { add(chain) }
+        var id: UInt32 = 0
+        for set in ruleset.sets {
+            id += 1
+            add(set, id: id)
+        }
+        for map in ruleset.maps {
+            id += 1
+            add(map, id: id)
+        }
+        for chain in ruleset.chains {
+            for rule in chain.rules { add(rule, to: chain.name) }
+        }
+    }
+
+    /// The datagram. Without the message that ends it, the kernel verifies the transaction and then forgets it.
+    func datagram(commit: Bool) -> [UInt8] {
+        var whole = self
+        // One answer for the whole transaction; errors come unasked. The flags are octets 6 and 7 of the header.
+        let flags = withHostOctets(hostUInt16(bytes[(lastStart + 6)...]) | UInt16(NLM_F_ACK))
+        whole.bytes.replaceSubrange(lastStart + 6..<lastStart + 8, with: flags)
+        if commit { unsafe whole.append { sequence, scratch in unsafe nftnl_batch_end(scratch, sequence) } }
+        return whole.bytes
+    }
+}
+
+// MARK: Messages
+
+extension NftablesBatch {
+    /// Room for any message here, in octets. libnftnl and libmnl do not check: names and comments come from a `Ruleset`
+    /// (15 and 127 octets at most) or from a table's name that the kernel limits to 255, rules have ten expressions of
+    /// less than 100 octets, and elements are counted (`elementsPerMessage`).
+    fileprivate static let messageRoom = 1 << 16
+
+    /// Builds one message in a scratch buffer of `messageRoom` octets.
+    private mutating func append(
+        _ build: (_ sequence: UInt32, _ scratch: UnsafeMutablePointer<CChar>) -> UnsafeMutablePointer<nlmsghdr>?
+    ) {
+        lastStart = bytes.count
+        lastSequence = sequence
+        let number = sequence
+        let message = unsafe scratchMessage(room: Self.messageRoom) { scratch in unsafe build(number, scratch) }
+        bytes += message
+        sequence += 1
+    }
+
+    /// A message about an object, whose attributes `attributes` appends to it.
+    fileprivate mutating func append(
+        _ type: nf_tables_msg_types, _ family: Nftables.Family, flags: Int32, _ operation: String,
+        _ attributes: (UnsafeMutablePointer<nlmsghdr>) -> Void
+    ) {
+        operations[sequence] = operation
+        unsafe append { sequence, scratch in
+            let header = unsafe nftnl_nlmsg_build_hdr(
+                scratch, UInt16(type.rawValue), UInt16(family.rawValue), UInt16(flags), sequence)
+            if let header = unsafe header { unsafe attributes(header) }
+            return unsafe header
+        }
+    }
+
+    fileprivate mutating func add(
+        table name: String, _ type: nf_tables_msg_types, _ family: Nftables.Family, _ operation: String
+    ) {
+        // Each object in this file is allocated, used and freed within one function.
+        let table = unsafe allocated(nftnl_table_alloc())
+        defer { unsafe nftnl_table_free(table) }
+        unsafe nftnl_table_set_str(table, UInt16(NFTNL_TABLE_NAME.rawValue), name)
+        unsafe append(type, family, flags: type == NFT_MSG_NEWTABLE ? NLM_F_CREATE : 0, operation) { header in
+            unsafe nftnl_table_nlmsg_build_payload(header, table)
+        }
+    }
+
+    fileprivate mutating func add(_ chain: Ruleset.Chain) {
+        let object = unsafe allocated(nftnl_chain_alloc())
+        defer { unsafe nftnl_chain_free(object) }
+        unsafe nftnl_chain_set_str(object, UInt16(NFTNL_CHAIN_TABLE.rawValue), Ruleset.table)
+        unsafe nftnl_chain_set_str(object, UInt16(NFTNL_CHAIN_NAME.rawValue), chain.name)
+        if let hook = chain.hook {
+            unsafe nftnl_chain_set_str(object, UInt16(NFTNL_CHAIN_TYPE.rawValue), hook.words.type)
+            unsafe nftnl_chain_set_u32(object, UInt16(NFTNL_CHAIN_HOOKNUM.rawValue), hook.number)
+            unsafe nftnl_chain_set_s32(object, UInt16(NFTNL_CHAIN_PRIO.rawValue), Int32(hook.words.number))
+            unsafe nftnl_chain_set_u32(object, UInt16(NFTNL_CHAIN_POLICY.rawValue), Verdict.accept.code)
+        }
+        unsafe append(NFT_MSG_NEWCHAIN, .inet, flags: NLM_F_CREATE, "add nftables chain \(chain.name)") { header in
+            unsafe nftnl_chain_nlmsg_build_payload(header, object)
+        }
+    }
+
+    fileprivate mutating func add(_ rule: Ruleset.Rule, to chain: String) {
+        let object = unsafe allocated(nftnl_rule_alloc())
+        defer { unsafe nftnl_rule_free(object) }
+        unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_TABLE.rawValue), Ruleset.table)
+        unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_CHAIN.rawValue), chain)
+        for match in rule.matches { unsafe add(match, to: object) }
+        // The kernel counts from what an absent attribute means: zero.
+        unsafe nftnl_rule_add_expr(object, expression("counter"))
+        unsafe add(rule.action, to: object)
+
+        let comment = userdata(UInt8(NFTNL_UDATA_RULE_COMMENT.rawValue), Array(rule.comment.utf8) + [0])
+        unsafe nftnl_rule_set_data(object, UInt16(NFTNL_RULE_USERDATA.rawValue), comment, UInt32(comment.count))
+
+        let operation = "add nftables rule '\(rule.comment)' to chain \(chain)"
+        unsafe append(NFT_MSG_NEWRULE, .inet, flags: NLM_F_CREATE | NLM_F_APPEND, operation) { header in
+            unsafe nftnl_rule_nlmsg_build_payload(header, object)
+        }
+    }
+}
+
+// MARK: Sets and maps
+
+/// nft's numbers for types (its include/datatype.h), which the kernel only stores.
+private enum NftType {
+    static let interfaceName: UInt32 = 41
+    /// Six bits for each part.
+    static let pairOfInterfaceNames: UInt32 = interfaceName << 6 | interfaceName
+}
+
+/// A set's userdata in nft, which the kernel only stores too.
+private enum ByteOrder {
+    static let unknown: UInt32 = 0
+    static let host: UInt32 = 1
+}
+
+/// A key's part is a whole number of 32-bit registers; an interface name is padded with zeros.
+private func interfaceKey(_ name: String) -> [UInt8] {
+    let octets = name.utf8.prefix(Int(IFNAMSIZ))
+    return octets + [UInt8](repeating: 0, count: Int(IFNAMSIZ) - octets.count)
+}
+
+/// An element takes at most 100 octets and a list of them 65,535, since an attribute's length has 16 bits.
+private let elementsPerMessage = 500
+
+extension NftablesBatch {
+    fileprivate mutating func add(_ set: Ruleset.InterfaceSet, id: UInt32) {
+        add(
+            set.name, id: id, keyType: NftType.interfaceName, keyLength: UInt32(IFNAMSIZ), isMap: false,
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), withHostOctets(ByteOrder.host)))
+        unsafe addElements(set.elements, to: set.name, id: id) { element, name in
+            let key = interfaceKey(name)
+            unsafe nftnl_set_elem_set(element, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
+        }
+    }
+
+    fileprivate mutating func add(_ map: Ruleset.VerdictMap, id: UInt32) {
+        add(
+            map.name, id: id, keyType: NftType.pairOfInterfaceNames, keyLength: 2 * UInt32(IFNAMSIZ), isMap: true,
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), withHostOctets(ByteOrder.unknown))
+                + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), withHostOctets(ByteOrder.unknown)))
+        unsafe addElements(map.elements, to: map.name, id: id) { object, element in
+            let key = interfaceKey(element.pair.from) + interfaceKey(element.pair.to)
+            unsafe nftnl_set_elem_set(object, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
+            unsafe nftnl_set_elem_set_u32(object, UInt16(NFTNL_SET_ELEM_VERDICT), element.verdict.code)
+            if let chain = element.verdict.chain {
+                unsafe nftnl_set_elem_set_str(object, UInt16(NFTNL_SET_ELEM_CHAIN), chain)
+            }
+        }
+    }
+
+    private mutating func add(
+        _ name: String, id: UInt32, keyType: UInt32, keyLength: UInt32, isMap: Bool, userdata: [UInt8]
+    ) {
+        let set = unsafe allocated(nftnl_set_alloc())
+        defer { unsafe nftnl_set_free(set) }
+        unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_TABLE.rawValue), Ruleset.table)
+        unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_NAME.rawValue), name)
+        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_ID.rawValue), id)
+        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_KEY_TYPE.rawValue), keyType)
+        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_KEY_LEN.rawValue), keyLength)
+        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_FLAGS.rawValue), isMap ? NFT_SET_MAP.rawValue : 0)
+        if isMap {
+            unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_DATA_TYPE.rawValue), NFT_DATA_VERDICT.rawValue)
+            unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_DATA_LEN.rawValue), 0)
+        }
+        unsafe nftnl_set_set_data(set, UInt16(NFTNL_SET_USERDATA.rawValue), userdata, UInt32(userdata.count))
+        unsafe append(NFT_MSG_NEWSET, .inet, flags: NLM_F_CREATE, "add nftables set \(name)") { header in
+            unsafe nftnl_set_nlmsg_build_payload(header, set)
+        }
+    }
+
+    private mutating func addElements<Element>(
+        _ elements: [Element], to name: String, id: UInt32, _ fill: (OpaquePointer, Element) -> Void
+    ) {
+        var rest = elements[...]
+        while !rest.isEmpty {
+            let set = unsafe allocated(nftnl_set_alloc())
+            defer { unsafe nftnl_set_free(set) }
+            unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_TABLE.rawValue), Ruleset.table)
+            unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_NAME.rawValue), name)
+            unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_ID.rawValue), id)
+            for element in rest.prefix(elementsPerMessage) {
+                let object = unsafe allocated(nftnl_set_elem_alloc())
+                unsafe fill(object, element)
+                // The set owns it from here on, and frees it.
+                unsafe nftnl_set_elem_add(set, object)
+            }
+            rest = rest.dropFirst(elementsPerMessage)
+            unsafe append(NFT_MSG_NEWSETELEM, .inet, flags: NLM_F_CREATE, "add elements to nftables set \(name)") {
+                unsafe nftnl_set_elems_nlmsg_build_payload($0, set)
+            }
+        }
+    }
+}
+
+// MARK: Expressions
+
+// A match loads something into register 1 and compares that. An interface name takes the four 32-bit registers that
+// make up the 128-bit register 1, so that the second part of a pair goes to register 2.
+private let firstRegister = UInt32(NFT_REG_1.rawValue)
+private let secondRegister = UInt32(NFT_REG_2.rawValue)
+
+extension NftablesBatch {
+    fileprivate func add(_ match: Ruleset.Match, to rule: OpaquePointer) {
+        switch match {
+        case .ipv4:
+            unsafe load(meta: NFT_META_NFPROTO, into: firstRegister, rule)
+            unsafe compare(NFT_CMP_EQ, [Nftables.Family.ip.rawValue], rule)
+        case .input(in: let set):
+            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
+            unsafe look(up: set, rule)
+        case .output(in: let set):
+            unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
+            unsafe look(up: set, rule)
+        case .outputNot(in: let set):
+            unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
+            unsafe look(up: set, rule, negated: true)
+        case .state(let states):
+            unsafe load(connection: NFT_CT_STATE, rule)
+            unsafe testBits(states.reduce(0) { $0 | $1.bit }, rule)
+        case .destinationTranslated:
+            unsafe load(connection: NFT_CT_STATUS, rule)
+            // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+            unsafe testBits(1 << 5, rule)
+        }
+    }
+
+    fileprivate func add(_ action: Ruleset.Action, to rule: OpaquePointer) {
+        switch action {
+        case .verdict(let verdict):
+            let immediate = unsafe expression("immediate")
+            unsafe nftnl_expr_set_u32(immediate, UInt16(NFTNL_EXPR_IMM_DREG), UInt32(NFT_REG_VERDICT.rawValue))
+            unsafe nftnl_expr_set_u32(immediate, UInt16(NFTNL_EXPR_IMM_VERDICT), verdict.code)
+            if let chain = verdict.chain {
+                unsafe nftnl_expr_set_str(immediate, UInt16(NFTNL_EXPR_IMM_CHAIN), chain)
+            }
+            unsafe nftnl_rule_add_expr(rule, immediate)
+        case .verdictMap(let map):
+            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
+            unsafe load(meta: NFT_META_OIFNAME, into: secondRegister, rule)
+            unsafe look(up: map, rule, verdict: true)
+        case .masquerade:
+            unsafe nftnl_rule_add_expr(rule, expression("masq"))
+        }
+    }
+
+    private func load(meta key: nft_meta_keys, into register: UInt32, _ rule: OpaquePointer) {
+        let meta = unsafe expression("meta")
+        unsafe nftnl_expr_set_u32(meta, UInt16(NFTNL_EXPR_META_KEY), key.rawValue)
+        unsafe nftnl_expr_set_u32(meta, UInt16(NFTNL_EXPR_META_DREG), register)
+        unsafe nftnl_rule_add_expr(rule, meta)
+    }
+
+    private func load(connection key: nft_ct_keys, _ rule: OpaquePointer) {
+        let connection = unsafe expression("ct")
+        unsafe nftnl_expr_set_u32(connection, UInt16(NFTNL_EXPR_CT_KEY), key.rawValue)
+        unsafe nftnl_expr_set_u32(connection, UInt16(NFTNL_EXPR_CT_DREG), firstRegister)
+        unsafe nftnl_rule_add_expr(rule, connection)
+    }
+
+    private func compare(_ operation: nft_cmp_ops, _ data: [UInt8], _ rule: OpaquePointer) {
+        let comparison = unsafe expression("cmp")
+        unsafe nftnl_expr_set_u32(comparison, UInt16(NFTNL_EXPR_CMP_SREG), firstRegister)
+        unsafe nftnl_expr_set_u32(comparison, UInt16(NFTNL_EXPR_CMP_OP), operation.rawValue)
+        unsafe nftnl_expr_set(comparison, UInt16(NFTNL_EXPR_CMP_DATA), data, UInt32(data.count))
+        unsafe nftnl_rule_add_expr(rule, comparison)
+    }
+
+    /// Whether any of these bits is set in register 1.
+    private func testBits(_ mask: UInt32, _ rule: OpaquePointer) {
+        let bitwise = unsafe expression("bitwise")
+        let (mask, zero) = (withHostOctets(mask), withHostOctets(UInt32(0)))
+        unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_SREG), firstRegister)
+        unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_DREG), firstRegister)
+        unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_LEN), UInt32(mask.count))
+        unsafe nftnl_expr_set(bitwise, UInt16(NFTNL_EXPR_BITWISE_MASK), mask, UInt32(mask.count))
+        unsafe nftnl_expr_set(bitwise, UInt16(NFTNL_EXPR_BITWISE_XOR), zero, UInt32(zero.count))
+        unsafe nftnl_rule_add_expr(rule, bitwise)
+        unsafe compare(NFT_CMP_NEQ, zero, rule)
+    }
+
+    private func look(up set: String, _ rule: OpaquePointer, negated: Bool = false, verdict: Bool = false) {
+        let lookup = unsafe expression("lookup")
+        unsafe nftnl_expr_set_u32(lookup, UInt16(NFTNL_EXPR_LOOKUP_SREG), firstRegister)
+        unsafe nftnl_expr_set_str(lookup, UInt16(NFTNL_EXPR_LOOKUP_SET), set)
+        if verdict {
+            unsafe nftnl_expr_set_u32(lookup, UInt16(NFTNL_EXPR_LOOKUP_DREG), UInt32(NFT_REG_VERDICT.rawValue))
+        }
+        if negated {
+            unsafe nftnl_expr_set_u32(lookup, UInt16(NFTNL_EXPR_LOOKUP_FLAGS), UInt32(NFT_LOOKUP_F_INV.rawValue))
+        }
+        unsafe nftnl_rule_add_expr(rule, lookup)
+    }
+
+    /// A new expression, for a rule to own. libnftnl knows every name in this file.
+    private func expression(_ name: String) -> OpaquePointer { unsafe allocated(nftnl_expr_alloc(name)) }
+}
+
+// MARK: Codes
+
+private typealias Verdict = Ruleset.Verdict
+
+extension Ruleset.Verdict {
+    /// NF_DROP, NF_ACCEPT (linux/netfilter.h), NFT_GOTO (linux/netfilter/nf_tables.h).
+    fileprivate var code: UInt32 {
+        switch self {
+        case .drop: 0
+        case .accept: 1
+        case .goto: UInt32(bitPattern: NFT_GOTO.rawValue)
+        }
+    }
+
+    fileprivate var chain: String? { if case .goto(let chain) = self { chain } else { nil } }
+}
+
+extension Ruleset.Hook {
+    /// NF_INET_* of linux/netfilter.h.
+    fileprivate var number: UInt32 {
+        switch self {
+        case .forward: 2
+        case .postrouting: 4
+        }
+    }
+}
+
+extension Ruleset.ConnectionState {
+    /// NF_CT_STATE_INVALID_BIT and NF_CT_STATE_BIT() of linux/netfilter/nf_conntrack_common.h.
+    fileprivate var bit: UInt32 {
+        switch self {
+        case .invalid: 1 << 0
+        case .established: 1 << 1
+        case .related: 1 << 2
+        }
+    }
+}
+
+/// One entry of nft's userdata: type, length, value. No value here is longer than 255 octets.
+private func userdata(_ type: UInt8, _ value: [UInt8]) -> [UInt8] {
+    let value = value.prefix(255)
+    return [type, UInt8(value.count)] + value
+}
+
+// MARK: Requests
+
+/// What a request for objects asks for.
+enum NftablesSelection {
+    case everything
+    case table(String)
+    case rules(table: String)
+    case sets(table: String)
+    case elements(table: String, set: String)
+}
+
+/// A message that asks for objects.
+func nftablesRequest(
+    _ type: nf_tables_msg_types, _ family: Nftables.Family, _ selection: NftablesSelection, flags: UInt16
+) -> [UInt8] {
+    unsafe scratchMessage(room: NftablesBatch.messageRoom) { scratch in
+        let header = unsafe nftnl_nlmsg_build_hdr(scratch, UInt16(type.rawValue), UInt16(family.rawValue), flags, 1)
+        guard let header = unsafe header else { return nil }
+        switch selection {
+        case .everything: break
+        case .table(let name):
+            let table = unsafe allocated(nftnl_table_alloc())
+            defer { unsafe nftnl_table_free(table) }
+            unsafe nftnl_table_set_str(table, UInt16(NFTNL_TABLE_NAME.rawValue), name)
+            unsafe nftnl_table_nlmsg_build_payload(header, table)
+        case .rules(let table):
+            let rule = unsafe allocated(nftnl_rule_alloc())
+            defer { unsafe nftnl_rule_free(rule) }
+            unsafe nftnl_rule_set_str(rule, UInt16(NFTNL_RULE_TABLE.rawValue), table)
+            unsafe nftnl_rule_nlmsg_build_payload(header, rule)
+        case .sets(let table):
+            let set = unsafe allocated(nftnl_set_alloc())
+            defer { unsafe nftnl_set_free(set) }
+            unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_TABLE.rawValue), table)
+            unsafe nftnl_set_nlmsg_build_payload(header, set)
+        case .elements(let table, let name):
+            let set = unsafe allocated(nftnl_set_alloc())
+            defer { unsafe nftnl_set_free(set) }
+            unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_TABLE.rawValue), table)
+            unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_NAME.rawValue), name)
+            unsafe nftnl_set_elems_nlmsg_build_payload(header, set)
+        }
+        return unsafe header
+    }
+}
+
+/// The octets of the message that `build` writes to a buffer of `room` octets.
+private func scratchMessage(
+    room: Int, _ build: (UnsafeMutablePointer<CChar>) -> UnsafeMutablePointer<nlmsghdr>?
+) -> [UInt8] {
+    unsafe withUnsafeTemporaryAllocation(byteCount: room, alignment: Int(NLMSG_ALIGNTO)) { scratch in
+        // Zeroed, because lengths are padded; `room` octets are there.
+        unsafe scratch.initializeMemory(as: UInt8.self, repeating: 0)
+        guard let start = unsafe scratch.baseAddress?.assumingMemoryBound(to: CChar.self),
+            let header = unsafe build(start)
+        else { return [] }
+        return unsafe Array(scratch.prefix(Int(header.pointee.nlmsg_len)))
+    }
+}
+
+/// libnftnl's allocators return nil only where no memory is left, which Swift does not survive either.
+private func allocated(_ object: OpaquePointer?) -> OpaquePointer {
+    guard let object = unsafe object else { fatalError("out of memory") }
+    return unsafe object
+}

@@ -1,0 +1,263 @@
+import CNftnl
+import Firewall
+import SystemPackage
+
+// What is in the kernel now: for status, drift and the doctor.
+
+extension Nftables {
+    /// How much a rule has seen.
+    public struct RuleCounter: Hashable, Sendable {
+        public let chain: String
+        /// Empty where the rule has none.
+        public let comment: String
+        public let packets: UInt64
+        /// In octets of IP packets, without Ethernet headers.
+        public let bytes: UInt64
+    }
+
+    /// The counters of a table's rules, in the order of its rules. Rules without a counter are left out; none at all
+    /// where there is no such table.
+    public func counters(table: String = Ruleset.table, family: Family = .inet) throws(KernelError) -> [RuleCounter] {
+        try settled("read nftables counters") { () throws(KernelError) in
+            try rules(table, family).compactMap { rule in
+                guard let counter = rule.expressions.first(where: { $0.name == "counter" }) else { return nil }
+                let data = NetlinkAttributeList(counter.data)
+                func number(_ type: nft_counter_attributes) -> UInt64 {
+                    data.first(UInt16(type.rawValue)).map(networkInteger) ?? 0
+                }
+                return RuleCounter(
+                    chain: rule.chain, comment: rule.comment, packets: number(NFTA_COUNTER_PACKETS),
+                    bytes: number(NFTA_COUNTER_BYTES))
+            }
+        }
+    }
+
+    /// A chain that the kernel calls, of whatever table.
+    public struct BaseChain: Hashable, Sendable {
+        public let family: Family
+        public let table: String
+        public let name: String
+        /// `filter`, `nat` or `route`.
+        public let type: String
+        /// As nft writes it: `forward`.
+        public let hook: String
+        /// Chains on a hook are called in ascending order.
+        public let priority: Int32
+        /// What happens to a packet that no rule decides about.
+        public let acceptsByDefault: Bool
+        public let ruleCount: Int
+    }
+
+    /// All base chains of all tables, which includes those of iptables-nft, but not those of legacy iptables.
+    public func baseChains() throws(KernelError) -> [BaseChain] {
+        try settled("list nftables chains") { () throws(KernelError) in
+            try dump(NFT_MSG_GETCHAIN, .unspecified, "list nftables chains").compactMap { message in
+                let attributes = message.attributes
+                func string(_ type: nft_chain_attributes) -> String {
+                    attributes.first(UInt16(type.rawValue)).map(text) ?? ""
+                }
+                guard message.isA(NFT_MSG_NEWCHAIN), let hook = attributes.first(UInt16(NFTA_CHAIN_HOOK.rawValue))
+                else { return nil }
+                let place = NetlinkAttributeList(hook)
+                func number(_ attributes: NetlinkAttributeList, _ type: UInt32) -> UInt32 {
+                    UInt32(truncatingIfNeeded: attributes.first(UInt16(type)).map(networkInteger) ?? 0)
+                }
+                let policy = attributes.first(UInt16(NFTA_CHAIN_POLICY.rawValue)).map(networkInteger)
+                return BaseChain(
+                    family: message.family, table: string(NFTA_CHAIN_TABLE), name: string(NFTA_CHAIN_NAME),
+                    type: string(NFTA_CHAIN_TYPE),
+                    hook: message.family.name(ofHook: number(place, NFTA_HOOK_HOOKNUM.rawValue)),
+                    priority: Int32(bitPattern: number(place, NFTA_HOOK_PRIORITY.rawValue)),
+                    acceptsByDefault: policy != 0,
+                    // What refers to a base chain is its own rules: no rule can jump there.
+                    ruleCount: Int(number(attributes, NFTA_CHAIN_USE.rawValue)))
+            }
+        }
+    }
+
+    /// A digest of everything in a table that decides about packets, and of its comments: equal for equal tables,
+    /// whoever made them, until someone changes something. Traffic does not change it. Nil: there is no such table.
+    ///
+    /// It is not meant to resist an adversary, who could as well change vrouter.
+    public func fingerprint(
+        table: String = Ruleset.table, family: Family = .inet
+    ) throws(KernelError) -> String? {
+        try settled("read the nftables table \(family) \(table)") { () throws(KernelError) in
+            guard
+                let found = try get(
+                    NFT_MSG_GETTABLE, family, "look up the nftables table \(family) \(table)", .table(table))
+            else { return nil }
+            var digest = Digest()
+            digest.add(found.attributes, NFTA_TABLE_FLAGS.rawValue)
+            digest.add(found.attributes, NFTA_TABLE_USERDATA.rawValue)
+
+            let chains = try dump(NFT_MSG_GETCHAIN, family, "list nftables chains")
+                .filter { $0.isIn(table, family, NFTA_CHAIN_TABLE.rawValue) }
+                .map { (name: $0.string(NFTA_CHAIN_NAME.rawValue), attributes: $0.attributes) }
+                .sorted { $0.name < $1.name }
+            let rules = try rules(table, family)
+            for chain in chains {
+                digest.add(chain.name.utf8)
+                // Hook with its priority and devices; policy, type, flags.
+                for type in [
+                    NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS, NFTA_CHAIN_USERDATA,
+                ] {
+                    digest.add(chain.attributes, type.rawValue)
+                }
+                for rule in rules where rule.chain == chain.name {
+                    for expression in rule.expressions {
+                        digest.add(expression.name.utf8)
+                        digest.add(expression.name == "counter" ? [] : expression.data)
+                    }
+                    digest.add(rule.userdata)
+                }
+            }
+
+            let sets = try dump(NFT_MSG_GETSET, family, "list nftables sets", .sets(table: table))
+                .filter { $0.isIn(table, family, NFTA_SET_TABLE.rawValue) }
+                .map { (name: $0.string(NFTA_SET_NAME.rawValue), attributes: $0.attributes) }
+                .sorted { $0.name < $1.name }
+            for set in sets {
+                digest.add(set.name.utf8)
+                // Not the userdata: how a version of nft likes to print a set.
+                for type in [NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_TIMEOUT]
+                {
+                    digest.add(set.attributes, type.rawValue)
+                }
+                for element in try elements(table, family, set.name) { digest.add(element) }
+            }
+            return digest.text
+        }
+    }
+}
+
+extension Nftables.Family {
+    /// NF_INET_*, NF_ARP_*, NF_NETDEV_* of linux/netfilter*.h, as nft writes them. Bridges number as IP does.
+    fileprivate func name(ofHook number: UInt32) -> String {
+        let names =
+            switch self {
+            case .arp: ["input", "output", "forward"]
+            case .netdev: ["ingress", "egress"]
+            default: ["prerouting", "input", "forward", "output", "postrouting", "ingress"]
+            }
+        return Int(number) < names.count ? names[Int(number)] : "hook \(number)"
+    }
+}
+
+// MARK: Reading
+
+extension Nftables {
+    /// Reads until no transaction of anybody's came between: what several requests answer then belongs together.
+    ///
+    /// - Throws: EINTR where others change tables all the time.
+    private func settled<Result>(
+        _ operation: String, _ read: () throws(KernelError) -> Result
+    ) throws(KernelError) -> Result {
+        for _ in 0..<20 {
+            let before = try generation()
+            do {
+                let result = try read()
+                if try generation() == before { return result }
+            } catch {
+                // A set that was listed is gone, or a list changed while it was sent.
+                guard error.errno == .interrupted || error.errno == .noSuchFileOrDirectory else { throw error }
+            }
+        }
+        throw KernelError(operation, .interrupted)
+    }
+
+    /// The number of the last transaction.
+    private func generation() throws(KernelError) -> UInt64 {
+        let operation = "ask for nftables' generation"
+        guard let answer = try get(NFT_MSG_GETGEN, .unspecified, operation),
+            let id = answer.attributes.first(UInt16(NFTA_GEN_ID.rawValue))
+        else { throw KernelError(operation, .protocolError) }
+        return networkInteger(id)
+    }
+
+    private struct KernelRule {
+        let chain: String
+        let expressions: [(name: String, data: ArraySlice<UInt8>)]
+        let userdata: ArraySlice<UInt8>
+
+        /// An entry of nft's userdata is a type, a length and a value, an octet each for the first two.
+        var comment: String {
+            var rest = userdata
+            while let type = rest.popFirst(), let length = rest.popFirst() {
+                if UInt32(type) == NFTNL_UDATA_RULE_COMMENT.rawValue { return text(rest.prefix(Int(length))) }
+                rest = rest.dropFirst(Int(length))
+            }
+            return ""
+        }
+    }
+
+    /// The rules of a table, each chain's in their order.
+    private func rules(_ table: String, _ family: Family) throws(KernelError) -> [KernelRule] {
+        try dump(NFT_MSG_GETRULE, family, "list nftables rules", .rules(table: table))
+            .filter { $0.isIn(table, family, NFTA_RULE_TABLE.rawValue) }
+            .map { message in
+                let list = message.attributes.first(UInt16(NFTA_RULE_EXPRESSIONS.rawValue)) ?? []
+                let expressions = NetlinkAttributeList(list).map { element in
+                    let parts = NetlinkAttributeList(element.value)
+                    return (
+                        name: parts.first(UInt16(NFTA_EXPR_NAME.rawValue)).map(text) ?? "",
+                        data: parts.first(UInt16(NFTA_EXPR_DATA.rawValue)) ?? []
+                    )
+                }
+                return KernelRule(
+                    chain: message.string(NFTA_RULE_CHAIN.rawValue), expressions: expressions,
+                    userdata: message.attributes.first(UInt16(NFTA_RULE_USERDATA.rawValue)) ?? [])
+            }
+    }
+
+    /// The elements of a set, in ascending order of their octets: the kernel's order depends on a random seed.
+    private func elements(_ table: String, _ family: Family, _ set: String) throws(KernelError) -> [[UInt8]] {
+        let parts = [NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS]
+        return try dump(
+            NFT_MSG_GETSETELEM, family, "list the elements of nftables set \(set)", .elements(table: table, set: set)
+        ).flatMap { message in
+            let list = message.attributes.first(UInt16(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue)) ?? []
+            return NetlinkAttributeList(list).map { element in
+                let attributes = NetlinkAttributeList(element.value)
+                return parts.flatMap { part -> [UInt8] in
+                    let value = attributes.first(UInt16(part.rawValue)) ?? []
+                    return withHostOctets(UInt32(value.count)) + value
+                }
+            }
+        }.sorted { $0.lexicographicallyPrecedes($1) }
+    }
+}
+
+extension NftablesMessage {
+    fileprivate func string(_ type: UInt32) -> String { attributes.first(UInt16(type)).map(text) ?? "" }
+
+    fileprivate func isIn(_ table: String, _ family: Nftables.Family, _ type: UInt32) -> Bool {
+        self.family == family && string(type) == table
+    }
+}
+
+/// FNV-1a with 128 bits (RFC 9923 §2): small, and the same in every process.
+private struct Digest {
+    private var state: UInt128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d
+
+    private mutating func add(octet: UInt8) {
+        state ^= UInt128(octet)
+        state &*= 0x0000_0000_0100_0000_0000_0000_0000_013b
+    }
+
+    /// The length goes first, so that no two sequences of values are the same sequence of octets.
+    mutating func add(_ value: some Collection<UInt8>) {
+        for octet in withHostOctets(UInt32(clamping: value.count)) { add(octet: octet) }
+        for octet in value { add(octet: octet) }
+    }
+
+    mutating func add(_ attributes: NetlinkAttributeList, _ type: UInt32) {
+        add(attributes.first(UInt16(type)) ?? [])
+    }
+
+    /// 32 hexadecimal digits.
+    var text: String {
+        let digits = String(state, radix: 16)
+        return String(repeating: "0", count: 32 - digits.count) + digits
+    }
+}
