@@ -48,7 +48,8 @@ let package = Package(
         .executableTarget(
             name: "vrouter",
             dependencies: [
-                "Router", "Lab", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "Router", "Lab", "Firewall", "Kernel", "Packets",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: strict),
 

@@ -1,3 +1,4 @@
+import CLinux
 import CMnl
 import CNftnl
 import SystemPackage

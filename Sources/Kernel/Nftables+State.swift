@@ -75,6 +75,37 @@ extension Nftables {
         }
     }
 
+    /// The names of all chains of a table.
+    public func chainNames(table: String, family: Family) throws(KernelError) -> [String] {
+        try dump(NFT_MSG_GETCHAIN, family, "list nftables chains")
+            .filter { $0.isIn(table, family, NFTA_CHAIN_TABLE.rawValue) }
+            .map { $0.string(NFTA_CHAIN_NAME.rawValue) }
+    }
+
+    /// The input interfaces that some rule of the table names and then accepts, directly or by going to another chain. Whether such
+    /// a rule is reached, and whether it has further conditions, is not looked at: it is a sign, and no proof.
+    public func acceptedInputs(table: String, family: Family) throws(KernelError) -> Set<String> {
+        var result: Set<String> = []
+        for rule in try rules(table, family) {
+            guard rule.expressions.contains(where: { $0.accepts }) else { continue }
+            var loadsInput = false
+            for expression in rule.expressions {
+                let data = NetlinkAttributeList(expression.data)
+                switch expression.name {
+                case "meta":
+                    let key = data.first(UInt16(NFTA_META_KEY.rawValue)).map(networkInteger)
+                    loadsInput = key == UInt64(NFT_META_IIFNAME.rawValue)
+                case "cmp" where loadsInput:
+                    loadsInput = false
+                    let value = data.first(UInt16(NFTA_CMP_DATA.rawValue)).map(NetlinkAttributeList.init)
+                    if let name = value?.first(UInt16(NFTA_DATA_VALUE.rawValue)) { result.insert(text(name)) }
+                default: break
+                }
+            }
+        }
+        return result
+    }
+
     /// A digest of everything in a table that decides about packets, and of its comments: equal for equal tables,
     /// whoever made them, until someone changes something. Traffic does not change it. Nil: there is no such table.
     ///
@@ -175,9 +206,26 @@ extension Nftables {
         return networkInteger(id)
     }
 
+    private struct KernelExpression {
+        let name: String
+        let data: ArraySlice<UInt8>
+
+        /// Whether a packet that comes here is accepted, or goes to where it may be.
+        var accepts: Bool {
+            guard name == "immediate",
+                let value = NetlinkAttributeList(data).first(UInt16(NFTA_IMMEDIATE_DATA.rawValue)),
+                let verdict = NetlinkAttributeList(value).first(UInt16(NFTA_DATA_VERDICT.rawValue)),
+                let code = NetlinkAttributeList(verdict).first(UInt16(NFTA_VERDICT_CODE.rawValue))
+            else { return false }
+            // NF_ACCEPT, NFT_JUMP, NFT_GOTO
+            let accepting: [Int32] = [1, -3, -4]
+            return accepting.contains(Int32(truncatingIfNeeded: networkInteger(code)))
+        }
+    }
+
     private struct KernelRule {
         let chain: String
-        let expressions: [(name: String, data: ArraySlice<UInt8>)]
+        let expressions: [KernelExpression]
         let userdata: ArraySlice<UInt8>
 
         /// An entry of nft's userdata is a type, a length and a value, an octet each for the first two.
@@ -199,10 +247,9 @@ extension Nftables {
                 let list = message.attributes.first(UInt16(NFTA_RULE_EXPRESSIONS.rawValue)) ?? []
                 let expressions = NetlinkAttributeList(list).map { element in
                     let parts = NetlinkAttributeList(element.value)
-                    return (
+                    return KernelExpression(
                         name: parts.first(UInt16(NFTA_EXPR_NAME.rawValue)).map(text) ?? "",
-                        data: parts.first(UInt16(NFTA_EXPR_DATA.rawValue)) ?? []
-                    )
+                        data: parts.first(UInt16(NFTA_EXPR_DATA.rawValue)) ?? [])
                 }
                 return KernelRule(
                     chain: message.string(NFTA_RULE_CHAIN.rawValue), expressions: expressions,

@@ -13,6 +13,7 @@ public struct Route: Hashable, Sendable {
     public let metric: UInt32?
 
     public var isDefault: Bool { destination.length == 0 }
+    public var isFromRouterAdvertisement: Bool { routingProtocol == UInt8(RTPROT_RA) }
 
     /// nil for anything that is not a unicast route of the main table.
     init?(_ message: NetlinkMessage) {

@@ -21,6 +21,12 @@ public enum SmallFile {
         }
     }
 
+    /// The lines of a file that may not be there.
+    public static func lines(in path: String) -> [String] {
+        guard let bytes = try? read(path) else { return [] }
+        return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map(String.init)
+    }
+
     /// In one step: whoever reads the file sees the old content or the new one.
     public static func replace(_ path: String, with bytes: [UInt8]) throws(KernelError) {
         let temporary = "\(path).new"

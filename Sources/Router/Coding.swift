@@ -34,4 +34,4 @@ extension InterfaceAddress: Codable {
     }
 }
 
-extension Masquerade: Codable {}
+extension Policy.Masquerade: Codable {}

@@ -7,7 +7,7 @@ public struct Configuration: Hashable, Sendable, Codable {
     public var parent: String
     /// By id, ascending.
     public var vlans: [VLAN]
-    public var masquerade: Masquerade
+    public var masquerade: Policy.Masquerade
     /// Pairs whose new connections are dropped, ascending.
     public var denied: [DeniedPair]
 
@@ -35,7 +35,8 @@ public struct Configuration: Hashable, Sendable, Codable {
     /// - Parameters:
     ///   - vlans: `ID=ADDRESS/LENGTH[,ADDRESS/LENGTH…]` each.
     ///   - denied: `FROM:TO` each, VLAN ids.
-    public init(parent: String, vlans: [String], masquerade: Masquerade = .vlans, denied: [String] = []) throws(Failure)
+    public init(parent: String, vlans: [String], masquerade: Policy.Masquerade = .vlans, denied: [String] = [])
+        throws(Failure)
     {
         self.parent = parent
         self.masquerade = masquerade
@@ -55,6 +56,7 @@ public struct Configuration: Hashable, Sendable, Codable {
         for text in denied { self.denied.append(try parseDenied(text)) }
         self.denied = Set(self.denied).sorted()
         try checkAddresses()
+        _ = try policy()
     }
 
     private static func parseVLAN(_ text: String) throws(Failure) -> VLAN {
@@ -182,12 +184,21 @@ public struct Configuration: Hashable, Sendable, Codable {
         return name.utf8.count <= Self.longestInterfaceName ? name : "vlan\(id)"
     }
 
-    public var policy: Policy {
-        Policy(
-            gateways: vlans.map {
+    /// What the firewall needs to know of this.
+    ///
+    /// - Parameter leaving: gateways that are still there, while they are taken away.
+    public func policy(alsoFor leaving: [VLANID] = []) throws(Failure) -> Policy {
+        let gateways =
+            vlans.map {
                 Policy.Gateway(interface: interfaceName($0.id), vlan: $0.id, prefixes: $0.addresses.map(\.prefix))
-            },
-            masquerade: masquerade,
-            denied: denied.map { Policy.Pair(from: interfaceName($0.from), to: interfaceName($0.to)) })
+            }
+            + leaving.map { Policy.Gateway(interface: interfaceName($0), vlan: $0, prefixes: []) }
+        do {
+            return try Policy(
+                gateways: gateways, masquerade: masquerade,
+                denied: denied.map { Policy.Pair(from: interfaceName($0.from), to: interfaceName($0.to)) })
+        } catch {
+            throw Failure(.usage, "\(error)", remedy: "rename \(parent): ip link set dev \(parent) name NAME")
+        }
     }
 }

@@ -2,9 +2,10 @@ import Kernel
 
 /// The interface on the trunk port, where nobody has named it.
 public enum Parent {
-    /// The only Ethernet link that is hardware and does not carry the default route; in a namespace without hardware, the only veth
+    /// The one that vrouter uses here already, or else the only Ethernet link that is hardware and does not carry the default route; in a namespace without hardware, the only veth
     /// end that is up.
-    public static func only() throws(Failure) -> String {
+    public static func find() throws(Failure) -> String {
+        if let state = try StateFile().load() { return state.configuration.parent }
         let (links, routes) = try kernel { () throws(KernelError) in
             let socket = try NetlinkSocket()
             return (try socket.links(), try socket.routes())

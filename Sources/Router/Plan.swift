@@ -265,9 +265,7 @@ private struct Planner {
     // MARK: What comes
 
     private mutating func planRuleset(_ wanted: Configuration, alsoFor dropped: [VLANID]) throws(Failure) {
-        var policy = wanted.policy
-        policy.gateways += dropped.map { Policy.Gateway(interface: interfaceName($0), vlan: $0, prefixes: []) }
-        let ruleset = Ruleset(policy)
+        let ruleset = Ruleset(try wanted.policy(alsoFor: dropped))
         let text = ruleset.nftText
         if state.table == nil, host.table != .absent, host.table != .unknown {
             throw Failure(
@@ -430,10 +428,23 @@ private struct Planner {
             if let value = host.sysctl(redirects) { hold(redirects, value, .forwardingIPv4) }
         }
         if need(wanted.usesIPv6, Self.forwardIPv6) {
+            // A forwarding host takes no more router advertisements (ip-sysctl: accept_ra): it would lose its own default route.
+            for link in routerAdvertisementLinks() {
+                let accept = Sysctl("net/ipv6/conf/\(link)/accept_ra")
+                guard host.sysctl(accept) == "1" else { continue }
+                settings.append(Action.Setting(sysctl: accept, value: "2"))
+                hold(accept, "1", .forwardingIPv6)
+            }
             settings.append(Action.Setting(sysctl: Self.forwardIPv6, value: "1"))
             holdSwitch(Self.forwardIPv6, .v6, .forwardingIPv6)
         }
         if !settings.isEmpty { actions.append(.setSysctls(settings)) }
+    }
+
+    /// Interfaces over which the host has learned a default route.
+    private func routerAdvertisementLinks() -> [String] {
+        let learned = host.routes.filter { $0.isDefault && $0.isFromRouterAdvertisement }
+        return Set(learned.compactMap { $0.linkIndex.flatMap(host.link(index:))?.name }).sorted()
     }
 
     /// The switch itself, and what it will do to each interface that was there before.

@@ -49,7 +49,7 @@ public struct Router {
     public func up(_ configuration: Configuration, driver: Driver?, dryRun: Bool = false) throws(Failure) -> Outcome {
         let file = try StateFile()
         guard !dryRun else { return try plan(configuration, driver, file).outcome }
-        return try file.locked(waiting: { report(.waiting(holder: $0)) }) { () throws(Failure) in
+        return try file.locked(report) { () throws(Failure) in
             let (state, plan, outcome) = try plan(configuration, driver, file)
             try carryOut(plan, file: file, former: state)
             return outcome
@@ -67,7 +67,7 @@ public struct Router {
             guard let (_, plan) = try planDown() else { return Outcome(driver: nil, steps: [], notes: []) }
             return Outcome(driver: nil, steps: plan.steps, notes: plan.notes)
         }
-        return try file.locked(waiting: { report(.waiting(holder: $0)) }) { () throws(Failure) in
+        return try file.locked(report) { () throws(Failure) in
             guard let (state, plan) = try planDown() else {
                 try file.remove()
                 return Outcome(driver: nil, steps: [], notes: [])

@@ -144,8 +144,10 @@ struct StateFile {
     /// Runs `body` while no other `up` or `down` changes this namespace. Waits half a minute for one that does: longer than any
     /// change takes, shorter than a person's patience.
     ///
-    /// - Parameter waiting: told who that is.
-    func locked<Result>(waiting: (String) -> Void, _ body: () throws(Failure) -> Result) throws(Failure) -> Result {
+    /// - Parameter report: told who that is.
+    func locked<Result>(
+        _ report: (Router.Event) -> Void, _ body: () throws(Failure) -> Result
+    ) throws(Failure) -> Result {
         SmallFile.makeDirectory(Self.directory)
         let lock = try kernel { () throws(KernelError) in try FileLock(lockPath) }
         let clock = ContinuousClock()
@@ -157,7 +159,7 @@ struct StateFile {
                     .busy, "\(lock.holder) is still changing this host's VLANs",
                     remedy: "wait for it to end, or end it, and try again")
             }
-            if !told { waiting(lock.holder) }
+            if !told { report(.waiting(holder: lock.holder)) }
             told = true
             ThisProcess.sleep(milliseconds: 50)
         }

@@ -26,6 +26,6 @@ struct Down: ParsableCommand {
         } else {
             print("everything is as it was before `vrouter up`")
         }
-        outcome.notes.forEach { print("note: \($0)") }
+        for note in outcome.notes { print("note: \(note)") }
     }
 }

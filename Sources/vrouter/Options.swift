@@ -6,7 +6,7 @@ import FoundationEssentials
 import Kernel
 import Router
 
-extension Masquerade: ExpressibleByArgument {}
+extension Policy.Masquerade: ExpressibleByArgument {}
 extension Driver: ExpressibleByArgument {}
 
 /// The VLANs and the policy.
@@ -31,7 +31,7 @@ struct RoutingOptions: ParsableArguments {
             Which IPv4 packets get the router's own address as their source: 'vlans', those that leave into a VLAN; 'uplink', those \
             that leave from a VLAN to the outside; 'all', both; 'none'.
             """, valueName: "vlans|uplink|all|none"))
-    var masquerade: Masquerade = .vlans
+    var masquerade: Policy.Masquerade = .vlans
 
     @Option(
         name: .customLong("deny"), parsing: .singleValue,
@@ -42,7 +42,7 @@ struct RoutingOptions: ParsableArguments {
 
     func configuration() throws -> Configuration {
         try reportingFailure { () throws(Failure) in
-            let parent = if let parent { parent } else { try Parent.only() }
+            let parent = if let parent { parent } else { try Parent.find() }
             return try Configuration(parent: parent, vlans: vlans, masquerade: masquerade, denied: denied)
         }
     }

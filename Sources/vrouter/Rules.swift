@@ -1,5 +1,6 @@
 import ArgumentParser
 import Firewall
+import Packets
 import Router
 
 struct Rules: ParsableCommand {
@@ -11,21 +12,33 @@ struct Rules: ParsableCommand {
               vrouter rules --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24 | nft -f -
             """)
 
-    enum Format: String, ExpressibleByArgument, CaseIterable { case nft, iptables, json }
+    enum Format: String, ExpressibleByArgument, CaseIterable { case nft, json, iptables, ip6tables }
 
     @OptionGroup var routing: RoutingOptions
 
     @Option(
         help: ArgumentHelp(
-            "'nft' for nft -f, 'json' for nft -j -f, 'iptables' for iptables-restore (and ip6tables-restore, after its own heading).",
-            valueName: "nft|iptables|json"))
+            "The program that is to load them: 'nft' for nft -f, 'json' for nft -j -f, 'iptables' or 'ip6tables' for its -restore.",
+            valueName: "nft|json|iptables|ip6tables"))
     var format: Format = .nft
 
     func run() throws {
-        let policy = try routing.configuration().policy
+        let configuration = try routing.configuration()
+        let ruleset = try reportingFailure { () throws(Failure) in Ruleset(try configuration.policy()) }
         switch format {
-        case .nft: print(Ruleset(policy).nftText, terminator: "")
-        case .json, .iptables: break
+        case .nft: print(ruleset.nftText, terminator: "")
+        case .json: print(ruleset.nftJSON, terminator: "")
+        case .iptables: try printRestore(ruleset, .v4, other: configuration.usesIPv6 ? .ip6tables : nil)
+        case .ip6tables: try printRestore(ruleset, .v6, other: configuration.usesIPv4 ? .iptables : nil)
         }
+    }
+
+    private func printRestore(_ ruleset: Ruleset, _ family: IPFamily, other: Format?) throws {
+        guard let text = ruleset.iptablesRestore(family: family) else {
+            throw ValidationError("no VLAN has an \(family == .v4 ? "IPv4" : "IPv6") address")
+        }
+        print(text, terminator: "")
+        // A file for one program cannot hold the other's rules.
+        if let other { complain("note: the other family's rules are printed by --format \(other.rawValue)") }
     }
 }

@@ -40,7 +40,7 @@ struct Up: ParsableCommand {
         } else if dryRun {
             print(outcome.steps.flatMap(\.commands).joined(separator: "\n"))
         }
-        outcome.notes.forEach { print("note: \($0)") }
+        for note in outcome.notes { print("note: \(note)") }
         guard !dryRun else { return }
         if !outcome.steps.isEmpty {
             for vlan in configuration.vlans {

@@ -1,0 +1,271 @@
+import Firewall
+import Kernel
+import Packets
+import SystemPackage
+
+/// One thing that was looked at.
+public struct Finding: Sendable, Encodable {
+    public enum Severity: String, Sendable, Encodable, CaseIterable {
+        case ok
+        /// Good to know.
+        case info
+        /// Something may not work as expected.
+        case warning
+        /// Packets between the VLANs do not pass, or `up` cannot work.
+        case blocking
+    }
+
+    /// Stable, for machines: `foreign-firewall`, `rp-filter`, …
+    public var check: String
+    public var severity: Severity
+    public var text: String
+    /// Commands, or advice where no command helps.
+    public var remedy: [String]
+
+    init(_ check: String, _ severity: Severity, _ text: String, remedy: [String] = []) {
+        self.check = check
+        self.severity = severity
+        self.text = text
+        self.remedy = remedy
+    }
+}
+
+/// Answers "why does this packet not arrive?" as far as the host's own settings are the reason.
+public struct Doctor {
+    /// Looks at the calling thread's network namespace.
+    ///
+    /// - Parameter configuration: what is about to be set up; nil: what is running, if anything is.
+    public static func examine(_ configuration: Configuration? = nil) throws(Failure) -> [Finding] {
+        let state = try StateFile().load()
+        let configuration = configuration ?? state?.configuration
+        var findings: [Finding] = []
+        findings.append(permissions())
+        findings += kernelFeatures(configuration)
+
+        let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
+        let host = try Host.read(
+            socket, parent: state?.driver == .ebpf ? state?.configuration.parent : nil,
+            vlans: Set(state?.configuration.vlans.map(\.id) ?? []))
+        if let state { findings += runningState(state, host) }
+        findings += forwarding(configuration, host, isUp: state != nil)
+        findings += reversePathFilter(configuration, host)
+        findings += foreignFirewalls(configuration)
+        findings += bridgeNetfilter(host)
+        findings += sizes(configuration, host)
+        findings += macvlanPeers(configuration, host)
+        return findings
+    }
+
+    private static func permissions() -> Finding {
+        Nftables.availability() == .notPermitted
+            ? Finding(
+                "permissions", .blocking, "not permitted to change the network, nor to see its firewall rules",
+                remedy: ["sudo vrouter doctor"])
+            : Finding("permissions", .ok, "permitted to change the network")
+    }
+
+    private static func kernelFeatures(_ configuration: Configuration?) -> [Finding] {
+        var findings: [Finding] = []
+        switch Nftables.availability() {
+        case .available: findings.append(Finding("nf-tables", .ok, "the kernel takes the rules"))
+        case .notPermitted: break
+        case .missing(let error):
+            findings.append(
+                Finding(
+                    "nf-tables", .blocking, "the kernel does not take the rules: \(error)",
+                    remedy: ["modprobe -a nf_tables nft_ct nft_masq", "or install a kernel with CONFIG_NF_TABLES_INET"])
+            )
+        }
+        do {
+            switch try Driver.choose(nil) {
+            case .ieee8021q: findings.append(Finding("vlan-driver", .ok, "the kernel has VLAN devices (8021q)"))
+            case .ebpf:
+                findings.append(
+                    Finding(
+                        "vlan-driver", .ok, "the kernel has no VLAN devices (8021q); BPF programs stand in for them"))
+            }
+        } catch {
+            if error.kind != .notPermitted {
+                findings.append(
+                    Finding("vlan-driver", .blocking, error.message, remedy: error.remedy.map { [$0] } ?? []))
+            }
+        }
+        return findings
+    }
+
+    private static func runningState(_ state: State, _ host: Host) -> [Finding] {
+        if state.phase == .applying {
+            return [
+                Finding(
+                    "state", .warning, "a change was cut short",
+                    remedy: ["vrouter up … with the wanted options, or vrouter down"])
+            ]
+        }
+        do throws(Failure) {
+            let plan = try Plan(from: state, on: host, to: state.configuration)
+            if plan.actions.isEmpty { return [Finding("state", .ok, "everything is as `up` left it")] }
+            return [
+                Finding(
+                    "state", .blocking,
+                    "no longer as `up` left it: \(plan.actions.flatMap(\.complaints).joined(separator: "; "))",
+                    remedy: ["vrouter up … with the same options as before"])
+            ]
+        } catch {
+            return [Finding("state", .blocking, error.message, remedy: error.remedy.map { [$0] } ?? [])]
+        }
+    }
+
+    private static func forwarding(_ configuration: Configuration?, _ host: Host, isUp: Bool) -> [Finding] {
+        let needsIPv6 = configuration?.usesIPv6 ?? false
+        let switches =
+            [(Sysctl("net/ipv4/ip_forward"), "IPv4")]
+            + (needsIPv6 ? [(Sysctl("net/ipv6/conf/all/forwarding"), "IPv6")] : [])
+        return switches.map { sysctl, family in
+            switch (host.sysctl(sysctl), isUp) {
+            case ("1", _): Finding("forwarding", .ok, "\(family) forwarding is on")
+            case (nil, _):
+                Finding("forwarding", .blocking, "the kernel has no \(family)", remedy: ["boot without ipv6.disable=1"])
+            case (_, true):
+                Finding(
+                    "forwarding", .blocking, "\(family) forwarding is off: another program has switched it off",
+                    remedy: ["sysctl -w \(sysctl)=1"])
+            case (_, false): Finding("forwarding", .info, "\(family) forwarding is off; `vrouter up` switches it on")
+            }
+        }
+    }
+
+    /// The kernel takes the stricter of `all` and the interface (ip-sysctl: rp_filter).
+    private static func reversePathFilter(_ configuration: Configuration?, _ host: Host) -> [Finding] {
+        guard let configuration else { return [] }
+        let all = host.sysctl(Sysctl("net/ipv4/conf/all/rp_filter")).flatMap { Int($0) } ?? 0
+        let strict = configuration.vlans.map { configuration.interfaceName($0.id) }.filter { name in
+            let own = host.sysctl(Sysctl("net/ipv4/conf/\(name)/rp_filter")).flatMap { Int($0) } ?? 0
+            // 2, loose, is the greater number and the weaker filter.
+            return max(all, own) == 1
+        }
+        guard !strict.isEmpty else {
+            return [Finding("rp-filter", .ok, "no strict reverse path filter on the gateways")]
+        }
+        return [
+            Finding(
+                "rp-filter", .info,
+                "strict reverse path filter on \(strict.joined(separator: ", ")): packets from sources that are not routed back "
+                    + "through the same VLAN are dropped",
+                remedy: all == 1
+                    ? ["sysctl -w net.ipv4.conf.all.rp_filter=2"]
+                    : strict.map { "sysctl -w \(Sysctl("net/ipv4/conf/\($0)/rp_filter"))=2" })
+        ]
+    }
+
+    /// An accept in our table cannot overrule a drop in another one.
+    private static func foreignFirewalls(_ configuration: Configuration?) -> [Finding] {
+        let gateways = configuration.map { wanted in wanted.vlans.map { wanted.interfaceName($0.id) } } ?? []
+        var findings: [Finding] = []
+        do throws(KernelError) {
+            let nftables = try Nftables()
+            let families: [Nftables.Family] = [.ip, .ip6, .inet]
+            let dropping = try nftables.baseChains().filter {
+                $0.hook == "forward" && !$0.acceptsByDefault && families.contains($0.family)
+                    && !($0.family == .inet && $0.table == Host.tableName)
+            }
+            for chain in dropping {
+                let firewall = ForeignFirewall(
+                    chain: chain, chains: Set(try nftables.chainNames(table: chain.table, family: chain.family)))
+                let passing = try nftables.acceptedInputs(table: chain.table, family: chain.family)
+                let waiting = gateways.filter { !passing.contains($0) }
+                if waiting.isEmpty && !gateways.isEmpty {
+                    findings.append(
+                        Finding(
+                            "foreign-firewall", .ok,
+                            "\(firewall) drops by default, and has rules that let the VLANs pass"))
+                } else {
+                    findings.append(
+                        Finding(
+                            "foreign-firewall", .blocking,
+                            "\(firewall) drops whatever it does not accept, also between the VLANs",
+                            remedy: (waiting.isEmpty ? ["GATEWAY"] : waiting).flatMap(firewall.commandsToPass)))
+                }
+            }
+        } catch {
+            // Missing permissions and features are findings of their own.
+            return []
+        }
+        if !SmallFile.lines(in: "/proc/net/ip_tables_names").filter({ $0 == "filter" }).isEmpty {
+            findings.append(
+                Finding(
+                    "legacy-iptables", .warning, "legacy iptables rules are loaded, which nf_tables does not show",
+                    remedy: ["look for a DROP or REJECT: iptables-legacy -S FORWARD"]))
+        }
+        if findings.isEmpty {
+            findings.append(Finding("foreign-firewall", .ok, "no other firewall drops what is forwarded"))
+        }
+        return findings
+    }
+
+    private static func bridgeNetfilter(_ host: Host) -> [Finding] {
+        let on = ["iptables", "ip6tables", "arptables"].filter {
+            host.sysctl(Sysctl("net/bridge/bridge-nf-call-\($0)")) == "1"
+        }
+        guard !on.isEmpty else {
+            return [Finding("bridge-netfilter", .ok, "bridged frames do not pass through the firewall")]
+        }
+        return [
+            Finding(
+                "bridge-netfilter", .warning,
+                "br_netfilter sends frames that are only bridged through \(on.joined(separator: ", ")): a firewall may drop "
+                    + "frames between hosts of one VLAN",
+                remedy: on.map { "sysctl -w net.bridge.bridge-nf-call-\($0)=0" })
+        ]
+    }
+
+    private static func sizes(_ configuration: Configuration?, _ host: Host) -> [Finding] {
+        guard let configuration, let parent = host.link(configuration.parent) else { return [] }
+        var findings: [Finding] = []
+        for vlan in configuration.vlans {
+            guard let gateway = host.link(configuration.interfaceName(vlan.id)), gateway.mtu > parent.mtu else {
+                continue
+            }
+            findings.append(
+                Finding(
+                    "mtu", .blocking,
+                    "\(gateway.name) has MTU \(gateway.mtu), more than \(parent.name) can carry (\(parent.mtu)): ping works and "
+                        + "large packets vanish",
+                    remedy: [
+                        "ip link set dev \(gateway.name) mtu \(parent.mtu)",
+                        "or ip link set dev \(parent.name) mtu \(gateway.mtu)",
+                    ]))
+        }
+        let smallest: UInt32 = configuration.usesIPv6 ? 1280 : 576
+        if parent.mtu < smallest {
+            findings.append(
+                Finding(
+                    "mtu", .blocking,
+                    "\(parent.name) has MTU \(parent.mtu), less than the protocol's smallest (\(smallest))",
+                    remedy: ["ip link set dev \(parent.name) mtu 1500"]))
+        } else if parent.mtu < 1500 {
+            findings.append(
+                Finding(
+                    "mtu", .warning,
+                    "\(parent.name) has MTU \(parent.mtu): hosts that use 1500 depend on path MTU discovery, which ICMP filters break",
+                    remedy: [
+                        "ip link set dev \(parent.name) mtu 1500, where the switch carries 1500 octets and the tag"
+                    ]))
+        }
+        return findings.isEmpty
+            ? [Finding("mtu", .ok, "MTU \(parent.mtu) on \(parent.name) and its gateways")] : findings
+    }
+
+    private static func macvlanPeers(_ configuration: Configuration?, _ host: Host) -> [Finding] {
+        guard let configuration, let parent = host.link(configuration.parent) else { return [] }
+        return [
+            Finding(
+                "promiscuous", .info,
+                "\(parent.name) is \(parent.isPromiscuous ? "" : "not ")promiscuous, which is enough here; hosts on the VLANs that "
+                    + "run macvlan children (containers) send from several addresses on one port",
+                remedy: [
+                    "on such a host, if its children get no answers: ip link set dev <its trunk> promisc on",
+                    "if it is a virtual machine: allow promiscuous mode and forged transmits on its port",
+                ])
+        ]
+    }
+}

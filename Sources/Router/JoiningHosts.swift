@@ -1,0 +1,87 @@
+import Packets
+
+/// What the hosts on the VLANs run to join them. Addresses of theirs are examples: the first free one behind the gateway's.
+public enum JoiningHosts {
+    public enum Format: String, Sendable, CaseIterable {
+        /// `docker network create`, a macvlan network for each VLAN.
+        case docker
+        /// A VLAN sub-interface and a default route.
+        case ip
+        /// A file for /etc/netplan.
+        case netplan
+    }
+
+    public static func text(_ configuration: Configuration, _ format: Format) -> String {
+        switch format {
+        case .docker: configuration.vlans.map { docker($0, configuration) }.joined()
+        case .ip: configuration.vlans.map { ip($0, configuration) }.joined(separator: "\n")
+        case .netplan: netplan(configuration)
+        }
+    }
+
+    private static func docker(_ vlan: Configuration.VLAN, _ configuration: Configuration) -> String {
+        var words = ["docker", "network", "create", "-d", "macvlan"]
+        if vlan.addresses.contains(where: { !$0.address.isV4 }) { words.append("--ipv6") }
+        for address in vlan.addresses {
+            words += ["--subnet", "\(address.prefix)", "--gateway", "\(address.address)"]
+        }
+        words += ["-o", "parent=\(configuration.interfaceName(vlan.id))", "mac\(vlan.id)"]
+        return words.joined(separator: " ") + "\n"
+    }
+
+    private static func ip(_ vlan: Configuration.VLAN, _ configuration: Configuration) -> String {
+        let name = configuration.interfaceName(vlan.id)
+        var lines = [
+            "# VLAN \(vlan.id)", "ip link add link \(configuration.parent) name \(name) type vlan id \(vlan.id)",
+        ]
+        lines += vlan.addresses.compactMap(exampleHost).map { "ip address add \($0) dev \(name)" }
+        lines += ["ip link set dev \(name) up"]
+        lines += gateways(vlan).map { "ip \($0.isV4 ? "" : "-6 ")route add default via \($0)" }
+        return lines.joined(separator: "\n") + "\n"
+    }
+
+    private static func netplan(_ configuration: Configuration) -> String {
+        var lines = ["network:", "  version: 2", "  ethernets:", "    \(configuration.parent): {}", "  vlans:"]
+        for (position, vlan) in configuration.vlans.enumerated() {
+            let addresses = vlan.addresses.compactMap(exampleHost).map { "\"\($0)\"" }
+            lines += [
+                "    \(configuration.interfaceName(vlan.id)):", "      id: \(vlan.id)",
+                "      link: \(configuration.parent)",
+                "      addresses: [\(addresses.joined(separator: ", "))]",
+            ]
+            let routes = gateways(vlan).map {
+                "        - {to: \"\($0.isV4 ? "0.0.0.0/0" : "::/0")\", via: \"\($0)\"}"
+            }
+            // A host has one default route. One that is in several VLANs takes the first, and this file says where the others are.
+            lines +=
+                position == 0
+                ? ["      routes:"] + routes : ["      # routes:"] + routes.map { "      # " + $0.dropFirst(6) }
+        }
+        return lines.joined(separator: "\n") + "\n"
+    }
+
+    /// One gateway a family.
+    private static func gateways(_ vlan: Configuration.VLAN) -> [IPAddress] {
+        [vlan.addresses.first { $0.address.isV4 }, vlan.addresses.first { !$0.address.isV4 }].compactMap { $0?.address }
+    }
+
+    /// The address ten above the gateway's, or the next one above or below that the subnet has; nil where it has no other.
+    private static func exampleHost(_ gateway: InterfaceAddress) -> InterfaceAddress? {
+        for offset in [9, 1, -1] {
+            let address: IPAddress =
+                switch gateway.address {
+                case .v4(let v4): .v4(IPv4Address(UInt32(truncatingIfNeeded: Int64(v4.rawValue) + Int64(offset))))
+                case .v6(let v6):
+                    .v6(
+                        IPv6Address(
+                            UInt128(truncatingIfNeeded: Int128(truncatingIfNeeded: v6.rawValue) + Int128(offset))))
+                }
+            let host = InterfaceAddress(address, prefixLength: gateway.prefixLength)
+            guard gateway.prefix.contains(address), !host.isNetworkAddress,
+                host.broadcast.map({ .v4($0) != address }) ?? true
+            else { continue }
+            return host
+        }
+        return nil
+    }
+}

@@ -1,0 +1,152 @@
+import Kernel
+import TestSupport
+import Testing
+
+/// Each test makes every step of a change fail, or ends vrouter at it, and compares the whole host before and after.
+@Suite struct FaultTests {
+    static let first = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
+    /// Drops VLAN 200, changes the address of VLAN 100, adds VLAN 300 and with it IPv6.
+    static let second = "--vlan 100=172.16.10.254/24 --vlan 300=172.16.30.1/24,fd00:30::1/64"
+
+    static let moments = ["before", "after"]
+
+    private func steps(_ host: TestHost, _ arguments: String) throws -> Int {
+        let dry = try host.vrouter("\(arguments) --dry-run --json")
+        let count = dry.output.matches(of: #/"summary" :/#).count
+        // Fewer would mean that nothing is tested here.
+        try #require(count >= 3, "\(dry)")
+        return count
+    }
+
+    @Test func aFailedUpPutsEverythingBack() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        for step in 0..<(try steps(host, "up --parent enp0s8 \(Self.first)")) {
+            for moment in Self.moments {
+                let up = try host.vrouter(
+                    "up --parent enp0s8 \(Self.first)", environment: ["VROUTER_FAULT": "fail:\(step):\(moment)"])
+                #expect(up.status == 70 && up.errors.contains("step \(step) was made to fail"), "\(up)")
+                #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment)")
+                #expect(try host.vrouter("status").status == 3)
+            }
+        }
+    }
+
+    @Test func aFailedChangePutsTheFormerSetBack() throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+        for step in 0..<(try steps(host, "up \(Self.second)")) {
+            for moment in Self.moments {
+                let up = try host.vrouter("up \(Self.second)", environment: ["VROUTER_FAULT": "fail:\(step):\(moment)"])
+                #expect(up.status == 70, "\(up)")
+                let status = try host.vrouter("status")
+                #expect(status.status == 0, "step \(step), \(moment): \(status)")
+                let again = try host.vrouter("up \(Self.first)")
+                #expect(again.output.hasPrefix("nothing to do\n"), "step \(step), \(moment): \(again)")
+            }
+        }
+    }
+
+    @Test func aKilledUpIsFinishedByUpAndTakenBackByDown() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        for step in 0..<(try steps(host, "up --parent enp0s8 \(Self.first)")) {
+            for moment in Self.moments {
+                let fault = ["VROUTER_FAULT": "kill:\(step):\(moment)"]
+                for recovery in ["up", "down"] {
+                    let killed = try host.vrouter("up --parent enp0s8 \(Self.first)", environment: fault)
+                    #expect(killed.status == 128 + 9, "\(killed)")
+                    if recovery == "up" {
+                        let up = try host.vrouter("up --parent enp0s8 \(Self.first)")
+                        #expect(up.status == 0, "step \(step), \(moment): \(up)")
+                        let status = try host.vrouter("status")
+                        #expect(status.status == 0, "step \(step), \(moment): \(status)")
+                    }
+                    let down = try host.vrouter("down")
+                    #expect(down.status == 0, "step \(step), \(moment): \(down)")
+                    #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment), then \(recovery)")
+                }
+            }
+        }
+    }
+
+    @Test func aKilledChangeIsFinishedByUpAndTakenBackByDown() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+        let count = try steps(host, "up \(Self.second)")
+        for step in 0..<count {
+            for moment in Self.moments {
+                for recovery in [Self.first, Self.second, "down"] {
+                    #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+                    let killed = try host.vrouter(
+                        "up \(Self.second)", environment: ["VROUTER_FAULT": "kill:\(step):\(moment)"])
+                    #expect(killed.status == 128 + 9, "\(killed)")
+                    if recovery != "down" {
+                        let up = try host.vrouter("up \(recovery)")
+                        #expect(up.status == 0, "step \(step), \(moment), then up \(recovery): \(up)")
+                        let status = try host.vrouter("status")
+                        #expect(status.status == 0, "step \(step), \(moment), then up \(recovery): \(status)")
+                        #expect(
+                            try host.sh("ip -br link").contains("enp0s8.200") == (recovery == Self.first),
+                            "step \(step), \(moment), then up \(recovery)")
+                    }
+                    #expect(try host.vrouter("down").status == 0)
+                    #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment), then \(recovery)")
+                }
+            }
+        }
+    }
+
+    @Test func aKilledDownIsFinishedByDown() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+        let count = try steps(host, "down")
+        for step in 0..<count {
+            for moment in Self.moments {
+                #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+                let killed = try host.vrouter("down", environment: ["VROUTER_FAULT": "kill:\(step):\(moment)"])
+                #expect(killed.status == 128 + 9, "\(killed)")
+                #expect(try host.vrouter("down").status == 0)
+                #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment)")
+            }
+        }
+    }
+
+    @Test func twoAtOnceWaitForEachOther() throws {
+        let host = try TestHost()
+        let racers = try (0..<6).map { number in
+            try host.start([
+                Product.path, "up", "--parent", "enp0s8", "--vlan", "\(100 + number % 2)=172.16.10.1/24",
+            ])
+        }
+        for racer in racers {
+            let result = racer.wait()
+            #expect(result.status == 0, "\(result)")
+        }
+        #expect(try host.vrouter("status").status == 0)
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    @Test func theSecondSaysWhoHoldsTheLock() throws {
+        let host = try TestHost()
+        // Stopped while it holds the lock.
+        let first = try host.start(
+            [Product.path, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"],
+            environment: ["VROUTER_FAULT": "stop:0:before"])
+        var second: ChildProcess?
+        for _ in 0..<100 where second == nil {
+            ThisProcess.sleep(milliseconds: 50)
+            let state = try host.sh("cut -d' ' -f3 /proc/\(first.processIdentifier)/stat")
+            if state == "T\n" { second = try host.start([Product.path, "down"]) }
+        }
+        let waiting = try #require(second)
+        ThisProcess.sleep(milliseconds: 1500)
+        first.signal(18)
+        #expect(first.wait().status == 0)
+        let result = waiting.wait()
+        #expect(result.status == 0)
+        #expect(result.errors.contains("waiting for process \(first.processIdentifier) ("), "\(result)")
+    }
+}
