@@ -96,11 +96,12 @@ uninstall:
 	@$(write); write rm -f $(INSTALLED)
 
 # ---- Checks. The virtual machine comes last: it takes longest, and what fails in it has mostly failed before.
+# Variables on make's command line reach Tests/run as environment: its first lines tell which there are.
 SUITES ?=
 
 test: deps-test lint deps-build
 	$(SWIFT) build --build-tests
-	@VM="$(VM)" VERBOSE="$(VERBOSE)" Tests/run $(SUITES)
+	@Tests/run $(SUITES)
 
 FORMATTED := $(wildcard Package.swift Sources Tests Plugins benchmarks)
 SCRIPTS    = $(shell grep -rlsE --exclude-dir=.build '^\#!.*\b(ba|da|busybox )?sh$$' .ci Tests packaging benchmarks)
