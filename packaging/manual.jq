@@ -10,8 +10,10 @@ def shown: select(.shouldDisplay);
 def usage:
   if .kind == "positional" then value
   else "\\fB\(.preferredName | spelled | text)\\fR" + (if .kind == "option" then " " + value else "" end) end;
+# Every command has these two; they are listed once.
+def common: .kind == "flag" and (.valueName == "help" or .valueName == "version");
 def synopsis:
-  [.arguments[]? | shown | select((.valueName == "help" or .valueName == "version") | not)
+  [.arguments[]? | shown | select(common | not)
    | (if .isOptional then "[\(usage)]" else usage end) + (if .isRepeating then "..." else "" end)] | join(" ");
 
 def entry:
@@ -23,7 +25,8 @@ def entry:
       (if .allValues then "One of: \(.allValues | join(", "))." else "" end),
       (if .defaultValue then "Default: \(.defaultValue)." else "" end)]
      | map(select(. != "") | text) | join("\n.br\n"));
-def entries: [.arguments[]? | shown | select(.valueName != "version" or .kind != "flag") | entry] | .[];
+def entries: .arguments[]? | shown | select(common | not) | entry;
+def common_entries: .arguments[]? | shown | select(common) | entry;
 
 # Every command below this one, its full name in front.
 def commands($path):
@@ -47,5 +50,6 @@ def commands($path):
      (if .discussion then ".PP", (.discussion | text) else empty end), entries),
   ".SH OPTIONS",
   entries,
+  common_entries,
   ".SH EXIT STATUS",
   "0 if all went well. 64 if the command line is wrong. Any other value: it failed, and said why."
