@@ -28,7 +28,8 @@ get install --yes --no-install-recommends $$missing >"$$log" 2>&1 \
 || { tail -n 20 "$$log" >&2; rm -f "$$log"; exit 1; }; rm -f "$$log"
 endef
 
-# ---- A build for use: the Swift runtime is linked in, so that it runs where no Swift is installed.
+# ---- A build for use: the Swift runtime is linked in, so that it runs where no Swift is installed. It does
+# need the packages libbpf1, libmnl0 and libnftnl11, which those above bring along.
 RELEASE := -c release --static-swift-stdlib --product vrouter
 BINARY  := .build/release/vrouter
 

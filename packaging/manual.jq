@@ -50,6 +50,4 @@ def commands($path):
      (if .discussion then ".PP", (.discussion | text) else empty end), entries),
   ".SH OPTIONS",
   entries,
-  common_entries,
-  ".SH EXIT STATUS",
-  "0 if all went well. 64 if the command line is wrong. Any other value: it failed, and said why."
+  common_entries
