@@ -117,6 +117,13 @@ private func withCStrings<Result>(
     }
 }
 
+/// Numbers that every Linux has in common.
+public enum SignalNumber {
+    public static let kill = SIGKILL
+    public static let stop = SIGSTOP
+    public static let resume = SIGCONT
+}
+
 /// The process that this is.
 public enum ThisProcess {
     /// As a person finds it: `process 4711 (vrouter up)`.
@@ -139,11 +146,8 @@ public enum ThisProcess {
         return result
     }
 
-    /// Ends it at once, as SIGKILL from outside does.
-    public static func kill() -> Never {
-        CLinux.kill(getpid(), SIGKILL)
-        while true { pause() }
-    }
+    /// Sends it a signal, as somebody outside would.
+    public static func signal(_ number: Int32) { kill(getpid(), number) }
 
     public static func sleep(milliseconds: UInt32) { usleep(milliseconds * 1000) }
 }

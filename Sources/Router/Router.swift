@@ -106,11 +106,14 @@ public struct Router {
     /// Journal first, then act; what fails is undone.
     private func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) {
         guard let journal = plan.journal else { return }
-        guard !plan.actions.isEmpty else { return try finish(plan.outcome, former, file) }
+        guard !plan.actions.isEmpty else {
+            // Nothing to do, but perhaps something to write down: an interrupted change turns out to be complete.
+            return plan.outcome == former ? () : try finish(plan.outcome, file)
+        }
         try file.store(journal)
         do {
             try perform(plan.actions)
-            try finish(plan.outcome, former, file)
+            try finish(plan.outcome, file)
         } catch {
             report(.undoing)
             do {
@@ -134,10 +137,10 @@ public struct Router {
         }
     }
 
-    private func finish(_ outcome: State?, _ former: State?, _ file: StateFile) throws(Failure) {
+    private func finish(_ outcome: State?, _ file: StateFile) throws(Failure) {
         guard var outcome else { return try file.remove() }
         if case .present(let fingerprint) = try Host.readTable() { outcome.table?.fingerprint = fingerprint }
-        if outcome != former { try file.store(outcome) }
+        try file.store(outcome)
     }
 
     /// Plans back from the journal to what was there before, and does that.
@@ -148,7 +151,7 @@ public struct Router {
         let host = try read(for: journal, goal?.configuration ?? journal.configuration)
         let back = try Plan(from: journal, on: host, to: goal?.configuration)
         try quiet.perform(back.actions)
-        try finish(goal, nil, file)
+        try finish(goal, file)
     }
 }
 

@@ -26,7 +26,7 @@ import Testing
                 let up = try host.vrouter(
                     "up --parent enp0s8 \(Self.first)", environment: ["VROUTER_FAULT": "fail:\(step):\(moment)"])
                 #expect(up.status == 70 && up.errors.contains("step \(step) was made to fail"), "\(up)")
-                #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment)")
+                try requireUnchanged(host, since: before, "step \(step), \(moment)")
                 #expect(try host.vrouter("status").status == 3)
             }
         }
@@ -64,7 +64,7 @@ import Testing
                     }
                     let down = try host.vrouter("down")
                     #expect(down.status == 0, "step \(step), \(moment): \(down)")
-                    #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment), then \(recovery)")
+                    try requireUnchanged(host, since: before, "step \(step), \(moment), then \(recovery)")
                 }
             }
         }
@@ -92,7 +92,7 @@ import Testing
                             "step \(step), \(moment), then up \(recovery)")
                     }
                     #expect(try host.vrouter("down").status == 0)
-                    #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment), then \(recovery)")
+                    try requireUnchanged(host, since: before, "step \(step), \(moment), then \(recovery)")
                 }
             }
         }
@@ -109,7 +109,7 @@ import Testing
                 let killed = try host.vrouter("down", environment: ["VROUTER_FAULT": "kill:\(step):\(moment)"])
                 #expect(killed.status == 128 + 9, "\(killed)")
                 #expect(try host.vrouter("down").status == 0)
-                #expect(try differences(before, host.snapshot()) == [], "step \(step), \(moment)")
+                try requireUnchanged(host, since: before, "step \(step), \(moment)")
             }
         }
     }
@@ -143,7 +143,7 @@ import Testing
         }
         let waiting = try #require(second)
         ThisProcess.sleep(milliseconds: 1500)
-        first.signal(18)
+        first.signal(SignalNumber.resume)
         #expect(first.wait().status == 0)
         let result = waiting.wait()
         #expect(result.status == 0)

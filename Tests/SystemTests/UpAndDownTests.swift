@@ -27,13 +27,13 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         let up = try host.vrouter(
             "up --parent enp0s8 --vlan 100=172.16.10.1/24,fd00:10::1/64 --vlan 200=172.16.20.1/24")
         #expect(up.status == 0, "\(up)")
-        #expect(try !differences(before, host.snapshot()).isEmpty)
+        try requireChanged(host, since: before)
         let down = try host.vrouter("down")
         #expect(down.status == 0, "\(down)")
-        #expect(try differences(before, host.snapshot()) == [])
+        try requireUnchanged(host, since: before)
         let again = try host.vrouter("down")
         #expect(again.status == 0 && again.output == "nothing to do\n")
-        #expect(try differences(before, host.snapshot()) == [])
+        try requireUnchanged(host, since: before)
     }
 
     @Test func upMakesTheGateways() throws {
@@ -63,7 +63,7 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         let before = try host.snapshot()
         let again = try host.vrouter("up \(article)")
         #expect(again.status == 0 && again.output.hasPrefix("nothing to do\n"), "\(again)")
-        #expect(try differences(before, host.snapshot()) == [])
+        try requireUnchanged(host, since: before)
         let handles = try host.sh("nft -a list table inet vrouter")
         _ = try host.vrouter("up \(article)")
         #expect(try host.sh("nft -a list table inet vrouter") == handles, "the ruleset was committed again")
@@ -77,7 +77,7 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         #expect(dry.output.contains("ip address add 172.16.10.1/24 brd + dev enp0s8.100"))
         #expect(dry.output.contains("sysctl -w net.ipv4.ip_forward=1"))
         #expect(dry.output.contains("nft -f -"))
-        #expect(try differences(before, host.snapshot()) == [])
+        try requireUnchanged(host, since: before)
     }
 
     @Test func dryRunNeedsNoPrivileges() throws {
@@ -98,10 +98,10 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
     @Test func aChangedSetAppliesTheDifference() throws {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 \(article)").status == 0)
-        let index = try host.sh("cat /sys/class/net/enp0s8.100/ifindex")
+        let index = try host.sh("ip -o link show dev enp0s8.100 | cut -d: -f1")
         let changed = try host.vrouter("up --vlan 100=172.16.10.254/24 --vlan 300=172.16.30.1/24,fd00:30::1/64")
         #expect(changed.status == 0, "\(changed)")
-        #expect(try host.sh("cat /sys/class/net/enp0s8.100/ifindex") == index, "VLAN 100 was made anew")
+        #expect(try host.sh("ip -o link show dev enp0s8.100 | cut -d: -f1") == index, "VLAN 100 was made anew")
         let addresses = try host.sh("ip -br address")
         #expect(addresses.contains("172.16.10.254/24") && !addresses.contains("172.16.10.1/24"))
         #expect(addresses.contains("enp0s8.300") && !addresses.contains("enp0s8.200"))
@@ -145,7 +145,7 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
             #expect(up.status == 0, "\(up)")
             #expect(try host.vrouter("status").output.contains("enp0s8.100 (adopted)"))
             #expect(try host.vrouter("down").status == 0)
-            #expect(try differences(before, host.snapshot()) == [])
+            try requireUnchanged(host, since: before)
             try host.sh("ip link del enp0s8.100; ip link add link enp0s8 name enp0s8.100 type vlan id 99")
         } else {
             try host.sh("ip link add enp0s8.100 type veth peer name other")
@@ -153,7 +153,7 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         let before = try host.snapshot()
         let refused = try host.vrouter("up --parent enp0s8 \(article)")
         #expect(refused.status == 64 && refused.errors.contains("enp0s8.100 exists and is"), "\(refused)")
-        #expect(try differences(before, host.snapshot()) == [])
+        try requireUnchanged(host, since: before)
     }
 
     @Test func longNamesBecomeShort() throws {
@@ -187,7 +187,7 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         #expect(try host.sh("ip -br address | grep -c '^enp0s8[.]'") == "500\n")
         #expect(try host.vrouter("up \(vlans)").output.hasPrefix("nothing to do\n"))
         #expect(try host.vrouter("down").status == 0)
-        #expect(try differences(before, host.snapshot()) == [])
+        try requireUnchanged(host, since: before)
     }
 }
 

@@ -4,7 +4,8 @@ import Kernel
 public final class TestHost {
     public let name: String
 
-    /// - Parameter trunk: gives it the interface enp0s8, one end of a veth pair whose other end stays in here as `cable`.
+    /// - Parameter trunk: gives it the interface enp0s8, one end of a veth pair whose other end stays in here as `cable`. It is down, and
+    ///   has been up before, which leaves traces that nobody can remove.
     public init(trunk: Bool = true) throws {
         name = "vrouter-test-\(UInt32.random(in: 0 ... .max))"
         try Namespace.add(name)
@@ -13,6 +14,8 @@ public final class TestHost {
                 """
                 ip link add enp0s8 type veth peer name cable
                 ip link set cable addrgenmode none up
+                ip link set enp0s8 up
+                ip link set enp0s8 down
                 """)
         }
     }
@@ -51,27 +54,19 @@ public final class TestHost {
         try run([Product.path] + arguments.split(separator: " ").map(String.init), environment: environment)
     }
 
-    /// Everything of the host that vrouter could change, as the standard tools show it.
-    public func snapshot() throws -> [String: String] {
-        var result: [String: String] = [:]
-        let commands = [
-            "ip -j -d link", "ip -j address", "ip -j route show table all", "ip -j -6 route show table all",
-            "ip -j rule",
-            "nft -s list ruleset", "tc qdisc show",
-            "for d in $(ls /sys/class/net); do tc filter show dev $d ingress; tc filter show dev $d egress; done",
-        ]
-        for command in commands {
-            // Lifetimes of kernel routes and states of duplicate address detection run by themselves.
-            result[command] = try sh(command).replacing(#/"expires":\d+,?/#, with: "")
-        }
-        // What the kernel counts by itself is no setting.
-        let parameters = try sh(
-            "grep -rs . /proc/sys/net --exclude=nf_conntrack_count --exclude=route_flush --exclude=flush || true")
-        for line in parameters.split(separator: "\n") {
-            let pair = line.split(separator: ":", maxSplits: 1)
-            result[String(pair[0])] = pair.count > 1 ? String(pair[1]) : ""
-        }
-        return result
+    /// Everything of the host that vrouter could change, as the standard tools show it, line by line.
+    public func snapshot() throws -> [String] {
+        // What the kernel counts by itself, and how long a route still lives, is no setting.
+        try sh(
+            """
+            ip -d -o link; ip -o address; ip rule; nft -s list ruleset; tc qdisc show
+            { ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//'
+            for link in $(tc qdisc show | sed -n 's/^qdisc clsact .* dev \\([^ ]*\\) .*/\\1/p'); do
+                echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
+            done
+            grep -rs . /proc/sys/net --exclude=nf_conntrack_count --exclude=flush || true
+            """
+        ).split(separator: "\n").map(String.init)
     }
 }
 
@@ -82,9 +77,12 @@ public struct CommandFailed: Error, CustomStringConvertible {
     public var description: String { "\(script)\nexit status \(result.status)\n\(result.output)\(result.errors)" }
 }
 
-/// What differs between two snapshots, for a person.
-public func differences(_ before: [String: String], _ after: [String: String]) -> [String] {
-    Set(before.keys).union(after.keys).sorted().filter { before[$0] != after[$0] }.map {
-        "\($0)\n  before: \(before[$0] ?? "-")\n  after:  \(after[$0] ?? "-")"
+/// What differs between two snapshots, for a person; empty: nothing.
+public func differences(_ before: [String], _ after: [String]) -> [String] {
+    after.difference(from: before).map { change in
+        switch change {
+        case .remove(_, let line, _): "- \(line)"
+        case .insert(_, let line, _): "+ \(line)"
+        }
     }
 }

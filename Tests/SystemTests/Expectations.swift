@@ -1,0 +1,17 @@
+import TestSupport
+import Testing
+
+/// The host is as it was: every line of every tool. The first difference ends the test: what follows would only repeat it.
+func requireUnchanged(
+    _ host: TestHost, since before: [String], _ comment: String = "", sourceLocation: SourceLocation = #_sourceLocation
+) throws {
+    let changes = differences(before, try host.snapshot())
+    try #require(
+        changes.isEmpty, "\(comment)\n\(changes.joined(separator: "\n"))", sourceLocation: sourceLocation)
+}
+
+/// The host is not as it was.
+func requireChanged(_ host: TestHost, since before: [String], sourceLocation: SourceLocation = #_sourceLocation) throws
+{
+    try #require(try host.snapshot() != before, sourceLocation: sourceLocation)
+}
