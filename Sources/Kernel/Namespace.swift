@@ -26,7 +26,7 @@ public enum Namespace {
         var cookie: UInt64 = 0
         var size = socklen_t(MemoryLayout<UInt64>.size)
         let descriptor = CLinux.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        defer { close(descriptor) }
+        defer { CLinux.close(descriptor) }
         let known = unsafe getsockopt(descriptor, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) == 0
         return Identity(inode: inode, cookie: known ? cookie : nil)
     }
@@ -44,7 +44,7 @@ public enum Namespace {
         let path = "\(directory)/\(name)"
         let descriptor = unsafe vr_create_exclusively(path)
         guard descriptor >= 0 else { throw KernelError(operation, .last) }
-        close(descriptor)
+        CLinux.close(descriptor)
         do {
             try onNewThread { () throws(KernelError) in
                 guard vr_unshare_net() == 0,
@@ -89,7 +89,7 @@ public enum Namespace {
     /// Moves the calling thread. To be used before `exec`, or on a thread that ends.
     public static func enter(_ name: String) throws(KernelError) {
         let descriptor = try open(name)
-        defer { close(descriptor) }
+        defer { CLinux.close(descriptor) }
         guard vr_setns_net(descriptor) == 0 else { throw KernelError("enter namespace \(name)", .last) }
     }
 
@@ -99,6 +99,9 @@ public enum Namespace {
         guard descriptor >= 0 else { throw KernelError("open namespace \(name)", .last) }
         return descriptor
     }
+
+    /// Closes what `open` returned.
+    public static func close(_ descriptor: Int32) { _ = CLinux.close(descriptor) }
 
     /// A namespace belongs to a thread, and a thread of the runtime's pool must not be left in another one.
     private static func onNewThread<Result>(_ body: () throws(KernelError) -> Result) throws(KernelError) -> Result {
