@@ -66,6 +66,18 @@ public enum Namespace {
         }
     }
 
+    /// Ends what `ip netns pids NAME` lists for each of them, except for this process: so that nothing keeps them alive.
+    public static func endProcesses(in names: [String]) {
+        // A name may stand for the namespace that we are in ourselves: `ip netns attach`.
+        let doomed = Set(names.map { unsafe vr_inode("\(directory)/\($0)") })
+            .subtracting([unsafe vr_inode("/proc/thread-self/ns/net")])
+        for process in SmallFile.names(in: "/proc").compactMap({ pid_t($0) }) where process != getpid() {
+            let inode = unsafe vr_inode("/proc/\(process)/ns/net")
+            // 0: it has just ended.
+            if inode != 0, doomed.contains(inode) { kill(process, SIGKILL) }
+        }
+    }
+
     public static func exists(_ name: String) -> Bool { unsafe access("\(directory)/\(name)", F_OK) == 0 }
 
     /// Runs `body` on a thread of its own inside the namespace. Sockets opened and programs started in it stay there.
