@@ -12,11 +12,13 @@ public enum LabNamespace {
     public static func name(_ host: String) -> String { prefix + host }
 
     /// Those that there are now.
-    static var present: [String] { SmallFile.names(in: Namespace.directory).filter { $0.hasPrefix(prefix) } }
+    static var present: [String] { Topology.article.names.map(name).filter(Namespace.exists) }
 
-    /// Deletes all of them, and with them every interface of the lab.
+    /// Deletes all of them, and with them every interface of the lab. Programs that still run there are ended.
     static func deleteAll() throws(Failure) {
-        for name in present {
+        let doomed = present
+        Namespace.endProcesses(in: doomed)
+        for name in doomed {
             // The router's notes are about a namespace that ends. One that cannot be entered has none.
             _ = try? Namespace.run(in: name) { () throws(KernelError) in try? Router.forgetNamespace() }
             try kernel { () throws(KernelError) in try Namespace.delete(name) }

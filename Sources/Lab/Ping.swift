@@ -1,22 +1,25 @@
 import Kernel
 
 /// A `ping` that runs in a namespace: the judge that everybody knows.
-struct Ping {
+/// It ends with this object at the latest.
+final class Ping {
     private static let command = ["ping", "-n", "-W1"]
     /// ping(8): then it prints its statistics and ends.
     private static let interrupt: Int32 = 2
+    private static let kill: Int32 = 9
 
     private let process: ChildProcess
     private let isEndless: Bool
+    private var isWaitedFor = false
 
     /// One packet, with a second of patience.
     static func once(_ address: String, from namespace: String) throws(KernelError) -> Ping {
         try Ping(["-c1", address], from: namespace, isEndless: false)
     }
 
-    /// A hundred packets a second until it is stopped.
+    /// A hundred packets a second until it is stopped; ten seconds at most, so that it does not outlive a lab that is killed.
     static func endless(_ address: String, from namespace: String) throws(KernelError) -> Ping {
-        try Ping(["-i0.01", address], from: namespace, isEndless: true)
+        try Ping(["-i0.01", "-w10", address], from: namespace, isEndless: true)
     }
 
     /// - Throws: there is no `ping`.
@@ -29,8 +32,15 @@ struct Ping {
         self.isEndless = isEndless
     }
 
-    /// Waits for its end, or ends it.
+    deinit {
+        guard !isWaitedFor else { return }
+        process.signal(Self.kill)
+        _ = process.wait()
+    }
+
+    /// Waits for its end, or ends it. To be called once.
     func outcome() -> Check.Outcome {
+        isWaitedFor = true
         if isEndless { process.signal(Self.interrupt) }
         return Self.parse(process.wait().output, isInterrupted: isEndless)
     }

@@ -90,7 +90,9 @@ struct LabCommand: ParsableCommand {
     }
 
     struct Down: ParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Remove a lab that was kept.")
+        static let configuration = CommandConfiguration(
+            abstract: "Remove a lab that was kept.",
+            discussion: "Programs that still run on its hosts are ended.")
 
         func run() throws {
             try requireRoot("vrouter lab down")
