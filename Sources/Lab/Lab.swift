@@ -9,8 +9,10 @@ public struct Lab {
         case building(Topology, Driver)
         case phase(Check.Phase)
         case checked(Check)
-        /// A command has run on a host.
-        case ran(host: String, command: String, output: String)
+        /// A command starts on a host.
+        case running(host: String, command: String)
+        /// What that has printed.
+        case output(String)
         /// A ping that must be answered was not, and is repeated.
         case repeating(Check)
         case removingLeftovers
@@ -142,6 +144,8 @@ public struct Lab {
         let arguments =
             ["up"] + topology.gateways.flatMap { ["--vlan", "\($0.vlan)=\($0.address)"] }
             + (driver.map { ["--vlan-driver", $0.rawValue] } ?? [])
+        let command = (["vrouter"] + arguments).joined(separator: " ")
+        report(.running(host: topology.router, command: command))
         let run = Result { () throws(KernelError) in
             try Namespace.run(in: LabNamespace.name(topology.router)) { () throws(KernelError) in
                 try ChildProcess.run([executable] + arguments)
@@ -151,13 +155,12 @@ public struct Lab {
         for index in checks.indices { checks[index].outcome = pings[index].outcome() }
         try stopIfInterrupted()
         let outcome = try kernel { () throws(KernelError) in try run.get() }
-        let command = (["vrouter"] + arguments).joined(separator: " ")
         guard outcome.status == 0 else {
             throw Failure(
                 Failure.Kind(rawValue: outcome.status) ?? .software,
                 "\(command), on \(topology.router), has failed with exit status \(outcome.status):\n\(outcome.errors)")
         }
-        report(.ran(host: topology.router, command: command, output: outcome.output))
+        report(.output(outcome.output))
         report(.phase(.during))
         for check in checks { report(.checked(check)) }
         return checks

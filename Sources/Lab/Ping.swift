@@ -45,7 +45,8 @@ final class Ping {
         return Self.parse(process.wait().output, isInterrupted: isEndless)
     }
 
-    /// - Parameter isInterrupted: the last packet may have been on its way, and is then not counted.
+    /// - Parameter isInterrupted: the last packets may have been on their way, and are then not counted: as many as are sent in
+    ///   a tenth of a second.
     static func parse(_ output: String, isInterrupted: Bool) -> Check.Outcome {
         var outcome = Check.Outcome()
         var lastAnswered = 0
@@ -63,7 +64,7 @@ final class Ping {
                 outcome.received = Int(words[3]) ?? 0
             }
         }
-        if isInterrupted, outcome.sent > lastAnswered { outcome.sent -= 1 }
+        if isInterrupted, lastAnswered > 0, outcome.sent - lastAnswered <= 10 { outcome.sent = lastAnswered }
         return outcome
     }
 

@@ -23,7 +23,7 @@ struct LabCommand: ParsableCommand {
 
     struct Run: ParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Build, check and remove it (default).",
+            abstract: "Build, check and remove it.",
             discussion: """
                 With --json it prints one object: "passed", "driver", "kernel" (as uname -r), "routes" (lists of text by host), and \
                 "checks", each with "name" (unique), "phase" (before, during or after `vrouter up`), "source" and "destination" (host \
@@ -131,9 +131,10 @@ private struct LabOutput {
             case .during: say("\nMeanwhile: those without a VLAN have noticed nothing.")
             case .after: say("\nAfter: the router takes one off the TTL between VLANs, and only there.")
             }
-        case .ran(let host, let command, let output):
-            let lines = output.split(separator: "\n").map { "  \($0)" }.joined(separator: "\n")
-            say("\n\(host)# \(command)\n\(lines)")
+        case .running(let host, let command):
+            say("\n\(host)# \(command)")
+        case .output(let text):
+            say(text.split(separator: "\n").map { "  \($0)" }.joined(separator: "\n"))
         case .checked(let check):
             say(line(check))
         }
