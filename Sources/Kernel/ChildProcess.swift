@@ -155,3 +155,7 @@ public enum ThisProcess {
 public enum StandardError {
     public static func write(_ text: String) { _ = try? FileDescriptor.standardError.writeAll(text.utf8) }
 }
+
+public enum StandardOutput {
+    public static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
+}

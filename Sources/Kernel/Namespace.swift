@@ -26,7 +26,7 @@ public enum Namespace {
         var cookie: UInt64 = 0
         var size = socklen_t(MemoryLayout<UInt64>.size)
         let descriptor = CLinux.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        defer { close(descriptor) }
+        defer { CLinux.close(descriptor) }
         let known = unsafe getsockopt(descriptor, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) == 0
         return Identity(inode: inode, cookie: known ? cookie : nil)
     }
@@ -44,7 +44,7 @@ public enum Namespace {
         let path = "\(directory)/\(name)"
         let descriptor = unsafe vr_create_exclusively(path)
         guard descriptor >= 0 else { throw KernelError(operation, .last) }
-        close(descriptor)
+        CLinux.close(descriptor)
         do {
             try onNewThread { () throws(KernelError) in
                 guard vr_unshare_net() == 0,
@@ -63,6 +63,18 @@ public enum Namespace {
         guard unsafe umount2(path, Int32(MNT_DETACH)) == 0 || Errno.last == .invalidArgument, unsafe unlink(path) == 0
         else {
             throw KernelError("delete namespace \(name)", .last)
+        }
+    }
+
+    /// Ends what `ip netns pids NAME` lists for each of them, except for this process: so that nothing keeps them alive.
+    public static func endProcesses(in names: [String]) {
+        // A name may stand for the namespace that we are in ourselves: `ip netns attach`.
+        let doomed = Set(names.map { unsafe vr_inode("\(directory)/\($0)") })
+            .subtracting([unsafe vr_inode("/proc/thread-self/ns/net")])
+        for process in SmallFile.names(in: "/proc").compactMap({ pid_t($0) }) where process != getpid() {
+            let inode = unsafe vr_inode("/proc/\(process)/ns/net")
+            // 0: it has just ended.
+            if inode != 0, doomed.contains(inode) { kill(process, SIGKILL) }
         }
     }
 
@@ -89,7 +101,7 @@ public enum Namespace {
     /// Moves the calling thread. To be used before `exec`, or on a thread that ends.
     public static func enter(_ name: String) throws(KernelError) {
         let descriptor = try open(name)
-        defer { close(descriptor) }
+        defer { CLinux.close(descriptor) }
         guard vr_setns_net(descriptor) == 0 else { throw KernelError("enter namespace \(name)", .last) }
     }
 
@@ -99,6 +111,9 @@ public enum Namespace {
         guard descriptor >= 0 else { throw KernelError("open namespace \(name)", .last) }
         return descriptor
     }
+
+    /// Closes what `open` returned.
+    public static func close(_ descriptor: Int32) { _ = CLinux.close(descriptor) }
 
     /// A namespace belongs to a thread, and a thread of the runtime's pool must not be left in another one.
     private static func onNewThread<Result>(_ body: () throws(KernelError) -> Result) throws(KernelError) -> Result {

@@ -41,6 +41,15 @@ enum Action: Hashable {
         var id: VLANID
         var macAddress: MACAddress?
         var mtu: UInt32
+
+        /// With the parent's address and MTU, as a VLAN device has them.
+        init(name: String, id: VLANID, parent: Link) {
+            self.name = name
+            peer = "vr\(parent.index).\(id)"
+            self.id = id
+            macAddress = parent.macAddress
+            mtu = parent.mtu
+        }
     }
 
     struct AddressChange: Hashable {

@@ -179,9 +179,11 @@ public struct Configuration: Hashable, Sendable, Codable {
     public var usesIPv6: Bool { vlans.contains { $0.addresses.contains { !$0.address.isV4 } } }
 
     /// The gateway interface of a VLAN.
-    public func interfaceName(_ id: VLANID) -> String {
+    public func interfaceName(_ id: VLANID) -> String { Self.interfaceName(id, on: parent) }
+
+    static func interfaceName(_ id: VLANID, on parent: String) -> String {
         let name = "\(parent).\(id)"
-        return name.utf8.count <= Self.longestInterfaceName ? name : "vlan\(id)"
+        return name.utf8.count <= longestInterfaceName ? name : "vlan\(id)"
     }
 
     /// What the firewall needs to know of this.

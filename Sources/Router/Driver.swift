@@ -10,7 +10,7 @@ public enum Driver: String, Hashable, Sendable, Codable, CaseIterable {
     case ebpf
 
     /// The driver that is wanted, if the kernel has it; without a wish the best that it has. To ask may load the kernel's module.
-    static func choose(_ wanted: Driver?) throws(Failure) -> Driver {
+    public static func choose(_ wanted: Driver?) throws(Failure) -> Driver {
         let hasVLANs: Bool
         do {
             hasVLANs = try NetlinkSocket().supportsVLANs()

@@ -43,7 +43,7 @@ public struct Failure: Error, Hashable, Sendable, CustomStringConvertible {
 }
 
 /// Runs kernel calls; what they refuse becomes a `Failure`.
-func kernel<Result: ~Copyable>(_ body: () throws(KernelError) -> Result) throws(Failure) -> Result {
+package func kernel<Result: ~Copyable>(_ body: () throws(KernelError) -> Result) throws(Failure) -> Result {
     do {
         return try body()
     } catch {

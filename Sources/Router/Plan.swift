@@ -333,9 +333,7 @@ private struct Planner {
     }
 
     private func gateway(_ wanted: Configuration, _ id: VLANID, _ parent: Link) -> Action.VethGateway {
-        Action.VethGateway(
-            name: wanted.interfaceName(id), peer: "vr\(parent.index).\(id)", id: id, macAddress: parent.macAddress,
-            mtu: parent.mtu)
+        Action.VethGateway(name: wanted.interfaceName(id), id: id, parent: parent)
     }
 
     private mutating func connect(_ wanted: Configuration) {

@@ -141,6 +141,12 @@ struct StateFile {
         _ = try kernel { () throws(KernelError) in try SmallFile.delete(path) }
     }
 
+    /// Removes the lock too: nobody will come for this namespace any more.
+    func forget() throws(Failure) {
+        try remove()
+        _ = try kernel { () throws(KernelError) in try SmallFile.delete(lockPath) }
+    }
+
     /// Runs `body` while no other `up` or `down` changes this namespace. Waits half a minute for one that does: longer than any
     /// change takes, shorter than a person's patience.
     ///

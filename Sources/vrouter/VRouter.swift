@@ -17,7 +17,9 @@ struct VRouter: ParsableCommand {
             75 another vrouter is at work; 77 not permitted.
             """,
         version: version,
-        subcommands: [Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, DoctorCommand.self])
+        subcommands: [
+            Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, DoctorCommand.self, LabCommand.self,
+        ])
 
     static let version = "0.1.0"
 }
