@@ -1,7 +1,7 @@
+import CLinux
 import CMnl
 import CNftnl
 import Firewall
-import Glibc
 
 /// One nftables transaction, written as nft would write it: the kernel's copy then lists the same.
 struct NftablesBatch {
@@ -50,8 +50,9 @@ struct NftablesBatch {
     func datagram(commit: Bool) -> [UInt8] {
         var whole = self
         // One answer for the whole transaction; errors come unasked. The flags are octets 6 and 7 of the header.
-        let flags = withHostOctets(hostUInt16(bytes[(lastStart + 6)...]) | UInt16(NLM_F_ACK))
-        whole.bytes.replaceSubrange(lastStart + 6..<lastStart + 8, with: flags)
+        if let flags = bytes[lastStart...].load(UInt16.self, at: 6) {
+            whole.bytes.replaceSubrange(lastStart + 6..<lastStart + 8, with: hostOctets(flags | UInt16(NLM_F_ACK)))
+        }
         if commit { unsafe whole.append { sequence, scratch in unsafe nftnl_batch_end(scratch, sequence) } }
         return whole.bytes
     }
@@ -167,7 +168,7 @@ extension NftablesBatch {
     fileprivate mutating func add(_ set: Ruleset.InterfaceSet, id: UInt32) {
         add(
             set.name, id: id, keyType: NftType.interfaceName, keyLength: UInt32(IFNAMSIZ), isMap: false,
-            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), withHostOctets(ByteOrder.host)))
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), hostOctets(ByteOrder.host)))
         unsafe addElements(set.elements, to: set.name, id: id) { element, name in
             let key = interfaceKey(name)
             unsafe nftnl_set_elem_set(element, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
@@ -177,8 +178,8 @@ extension NftablesBatch {
     fileprivate mutating func add(_ map: Ruleset.VerdictMap, id: UInt32) {
         add(
             map.name, id: id, keyType: NftType.pairOfInterfaceNames, keyLength: 2 * UInt32(IFNAMSIZ), isMap: true,
-            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), withHostOctets(ByteOrder.unknown))
-                + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), withHostOctets(ByteOrder.unknown)))
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), hostOctets(ByteOrder.unknown))
+                + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), hostOctets(ByteOrder.unknown)))
         unsafe addElements(map.elements, to: map.name, id: id) { object, element in
             let key = interfaceKey(element.pair.from) + interfaceKey(element.pair.to)
             unsafe nftnl_set_elem_set(object, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
@@ -310,7 +311,7 @@ extension NftablesBatch {
     /// Whether any of these bits is set in register 1.
     private func testBits(_ mask: UInt32, _ rule: OpaquePointer) {
         let bitwise = unsafe expression("bitwise")
-        let (mask, zero) = (withHostOctets(mask), withHostOctets(UInt32(0)))
+        let (mask, zero) = (hostOctets(mask), hostOctets(UInt32(0)))
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_SREG), firstRegister)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_DREG), firstRegister)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_LEN), UInt32(mask.count))

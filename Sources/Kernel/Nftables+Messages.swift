@@ -1,47 +1,18 @@
 import CLinux
-import CMnl
 import CNftnl
 import SystemPackage
 
-// Reading what the kernel sends. Nothing here can trap: a length that does not fit ends the list that it is in.
+// What is particular about the messages of nf_tables. Nothing here can trap: a length that does not fit ends the list
+// that it is in.
 
-/// A netlink message without its header.
-struct NftablesMessage {
-    let type: UInt16
-    let flags: UInt16
-    let sequence: UInt32
-    let body: ArraySlice<UInt8>
+extension NetlinkMessage {
+    /// An acknowledgement, an error, or the end of a dump. `error(_:)` tells which.
+    var isReport: Bool { Int32(type) == NLMSG_ERROR || Int32(type) == NLMSG_DONE }
 
-    /// An acknowledgement, an error, or the end of a dump.
-    struct Report {
-        /// Nil: success.
-        let errno: Errno?
-        /// The kernel's words, where it has any.
-        let detail: String?
-    }
+    /// struct nfgenmsg, four octets, stands before the attributes: its first octet is the family.
+    var family: Nftables.Family { Nftables.Family(rawValue: payload.first ?? 0) }
 
-    var report: Report? {
-        guard type == UInt16(NLMSG_ERROR) || type == UInt16(NLMSG_DONE) else { return nil }
-        guard body.count >= 4 else { return Report(errno: .protocolError, detail: nil) }
-        let code = Int32(bitPattern: hostUInt32(body))
-        if code == 0 { return Report(errno: nil, detail: nil) }
-        return Report(errno: Errno(rawValue: code == .min ? .max : abs(code)), detail: detail)
-    }
-
-    /// struct nlmsgerr: an int, the header of the refused message, the rest of it unless capped, then attributes.
-    private var detail: String? {
-        guard type == UInt16(NLMSG_ERROR), flags & UInt16(NLM_F_ACK_TLVS) != 0, body.count >= 20 else { return nil }
-        let refused = flags & UInt16(NLM_F_CAPPED) != 0 ? 16 : Int(hostUInt32(body.dropFirst(4)))
-        guard refused >= 16 else { return nil }
-        let attributes = NetlinkAttributeList(body.dropFirst(4 + aligned(refused)))
-        return attributes.first(UInt16(NLMSGERR_ATTR_MSG.rawValue)).map(text)
-    }
-
-    /// struct nfgenmsg: the family is its first octet.
-    var family: Nftables.Family { Nftables.Family(rawValue: body.first ?? 0) }
-
-    /// What stands behind the four octets of struct nfgenmsg.
-    var attributes: NetlinkAttributeList { NetlinkAttributeList(body.dropFirst(4)) }
+    var attributes: Attributes { attributes(after: 4) }
 
     /// Whether this is an nf_tables message of `type`.
     func isA(_ type: nf_tables_msg_types) -> Bool {
@@ -49,83 +20,33 @@ struct NftablesMessage {
     }
 }
 
-/// The messages of a datagram.
-///
-/// RFC 3549 §2.3.2: length (32 bits, with this header), type (16), flags (16), sequence number (32), port (32), all in
-/// the host's byte order; the next message starts at a multiple of four.
-func nftablesMessages(in datagram: ArraySlice<UInt8>) -> [NftablesMessage] {
-    var messages: [NftablesMessage] = []
-    var rest = datagram
-    while rest.count >= 16 {
-        let length = Int(hostUInt32(rest))
-        guard length >= 16, length <= rest.count else { break }
-        messages.append(
-            NftablesMessage(
-                type: hostUInt16(rest.dropFirst(4)), flags: hostUInt16(rest.dropFirst(6)),
-                sequence: hostUInt32(rest.dropFirst(8)), body: rest.prefix(length).dropFirst(16)))
-        rest = rest.dropFirst(aligned(length))
-    }
-    return messages
-}
-
-/// Attributes, one after another: length (16 bits, with this header), type (14 bits and two flags), value, padding to a
-/// multiple of four.
-struct NetlinkAttributeList: Sequence {
-    private let bytes: ArraySlice<UInt8>
-
-    init(_ bytes: ArraySlice<UInt8>) { self.bytes = bytes }
-
-    struct Iterator: IteratorProtocol {
-        fileprivate var rest: ArraySlice<UInt8>
-
-        mutating func next() -> (type: UInt16, value: ArraySlice<UInt8>)? {
-            guard rest.count >= 4 else { return nil }
-            let length = Int(hostUInt16(rest))
-            guard length >= 4, length <= rest.count else { return nil }
-            let type = hostUInt16(rest.dropFirst(2)) & 0x3fff
-            let value = rest.prefix(length).dropFirst(4)
-            rest = rest.dropFirst(aligned(length))
-            return (type, value)
-        }
+extension Attributes {
+    /// nf_tables' numbers are in network byte order, with 32 or 64 bits.
+    func networkInteger(_ type: UInt32) -> UInt64? {
+        self[Int(type)]?.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
     }
 
-    func makeIterator() -> Iterator { Iterator(rest: bytes) }
+    func string(_ type: UInt32) -> String { string(Int(type)) ?? "" }
+}
 
-    func first(_ type: UInt16) -> ArraySlice<UInt8>? {
-        for attribute in self where attribute.type == type { return attribute.value }
-        return nil
+/// The values of a nest whose attributes are all of one type: a list.
+func listedValues(_ nest: ArraySlice<UInt8>) -> [ArraySlice<UInt8>] {
+    var values: [ArraySlice<UInt8>] = []
+    var rest = nest
+    while let length = rest.load(UInt16.self, at: 0), length >= 4, Int(length) <= rest.count {
+        values.append(rest.prefix(Int(length)).dropFirst(4))
+        rest = rest.dropFirst((Int(length) + 3) & ~3)
     }
-}
-
-// MARK: Octets
-
-/// Shorter values count as if zeros followed.
-private func octet(_ bytes: ArraySlice<UInt8>, _ index: Int) -> UInt8 {
-    index < bytes.count ? bytes[bytes.startIndex + index] : 0
-}
-
-/// The first octets as a number in the host's byte order.
-func hostUInt16(_ bytes: ArraySlice<UInt8>) -> UInt16 {
-    UInt16(littleEndian: UInt16(octet(bytes, 0)) | UInt16(octet(bytes, 1)) << 8)
-}
-
-/// The first octets as a number in the host's byte order.
-func hostUInt32(_ bytes: ArraySlice<UInt8>) -> UInt32 {
-    UInt32(littleEndian: (0..<4).reduce(0) { $0 | UInt32(octet(bytes, $1)) << (8 * UInt32($1)) })
-}
-
-/// All octets, at most eight, as a number in network byte order: that of numbers in nf_tables.
-func networkInteger(_ bytes: ArraySlice<UInt8>) -> UInt64 {
-    bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
+    return values
 }
 
 /// The octets of a number as they lie in memory.
-func withHostOctets<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
+func hostOctets<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
     let number = number.littleEndian
     return (0..<Number.bitWidth / 8).map { UInt8(truncatingIfNeeded: number >> Number(8 * $0)) }
 }
 
-/// A string up to its terminating zero.
-func text(_ bytes: ArraySlice<UInt8>) -> String { String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self) }
-
-private func aligned(_ length: Int) -> Int { (length + 3) & ~3 }
+/// linux/netlink.h makes this out of two other macros. Whether the importer follows them depends on which other modules
+/// are imported along with CLinux; what this module declares itself comes before what is imported.
+// swift-format-ignore: AlwaysUseLowerCamelCase
+let NLM_F_DUMP = NLM_F_ROOT | NLM_F_MATCH

@@ -21,13 +21,11 @@ extension Nftables {
         try settled("read nftables counters") { () throws(KernelError) in
             try rules(table, family).compactMap { rule in
                 guard let counter = rule.expressions.first(where: { $0.name == "counter" }) else { return nil }
-                let data = NetlinkAttributeList(counter.data)
-                func number(_ type: nft_counter_attributes) -> UInt64 {
-                    data.first(UInt16(type.rawValue)).map(networkInteger) ?? 0
-                }
+                let data = Attributes(counter.data)
                 return RuleCounter(
-                    chain: rule.chain, comment: rule.comment, packets: number(NFTA_COUNTER_PACKETS),
-                    bytes: number(NFTA_COUNTER_BYTES))
+                    chain: rule.chain, comment: rule.comment,
+                    packets: data.networkInteger(NFTA_COUNTER_PACKETS.rawValue) ?? 0,
+                    bytes: data.networkInteger(NFTA_COUNTER_BYTES.rawValue) ?? 0)
             }
         }
     }
@@ -53,22 +51,19 @@ extension Nftables {
         try settled("list nftables chains") { () throws(KernelError) in
             try dump(NFT_MSG_GETCHAIN, .unspecified, "list nftables chains").compactMap { message in
                 let attributes = message.attributes
-                func string(_ type: nft_chain_attributes) -> String {
-                    attributes.first(UInt16(type.rawValue)).map(text) ?? ""
-                }
-                guard message.isA(NFT_MSG_NEWCHAIN), let hook = attributes.first(UInt16(NFTA_CHAIN_HOOK.rawValue))
+                guard message.isA(NFT_MSG_NEWCHAIN), let place = attributes.nested(Int(NFTA_CHAIN_HOOK.rawValue))
                 else { return nil }
-                let place = NetlinkAttributeList(hook)
-                func number(_ attributes: NetlinkAttributeList, _ type: UInt32) -> UInt32 {
-                    UInt32(truncatingIfNeeded: attributes.first(UInt16(type)).map(networkInteger) ?? 0)
+                func number(_ attributes: Attributes, _ type: UInt32) -> UInt32 {
+                    UInt32(truncatingIfNeeded: attributes.networkInteger(type) ?? 0)
                 }
-                let policy = attributes.first(UInt16(NFTA_CHAIN_POLICY.rawValue)).map(networkInteger)
                 return BaseChain(
-                    family: message.family, table: string(NFTA_CHAIN_TABLE), name: string(NFTA_CHAIN_NAME),
-                    type: string(NFTA_CHAIN_TYPE),
+                    family: message.family, table: attributes.string(NFTA_CHAIN_TABLE.rawValue),
+                    name: attributes.string(NFTA_CHAIN_NAME.rawValue),
+                    type: attributes.string(NFTA_CHAIN_TYPE.rawValue),
                     hook: message.family.name(ofHook: number(place, NFTA_HOOK_HOOKNUM.rawValue)),
                     priority: Int32(bitPattern: number(place, NFTA_HOOK_PRIORITY.rawValue)),
-                    acceptsByDefault: policy != 0,
+                    // NF_DROP is zero.
+                    acceptsByDefault: attributes.networkInteger(NFTA_CHAIN_POLICY.rawValue) != 0,
                     // What refers to a base chain is its own rules: no rule can jump there.
                     ruleCount: Int(number(attributes, NFTA_CHAIN_USE.rawValue)))
             }
@@ -79,7 +74,7 @@ extension Nftables {
     public func chainNames(table: String, family: Family) throws(KernelError) -> [String] {
         try dump(NFT_MSG_GETCHAIN, family, "list nftables chains")
             .filter { $0.isIn(table, family, NFTA_CHAIN_TABLE.rawValue) }
-            .map { $0.string(NFTA_CHAIN_NAME.rawValue) }
+            .map { $0.attributes.string(NFTA_CHAIN_NAME.rawValue) }
     }
 
     /// The input interfaces that some rule of the table names and then accepts, directly or by going to another chain. Whether such
@@ -90,15 +85,15 @@ extension Nftables {
             guard rule.expressions.contains(where: { $0.accepts }) else { continue }
             var loadsInput = false
             for expression in rule.expressions {
-                let data = NetlinkAttributeList(expression.data)
+                let data = Attributes(expression.data)
                 switch expression.name {
                 case "meta":
-                    let key = data.first(UInt16(NFTA_META_KEY.rawValue)).map(networkInteger)
-                    loadsInput = key == UInt64(NFT_META_IIFNAME.rawValue)
+                    loadsInput = data.networkInteger(NFTA_META_KEY.rawValue) == UInt64(NFT_META_IIFNAME.rawValue)
                 case "cmp" where loadsInput:
                     loadsInput = false
-                    let value = data.first(UInt16(NFTA_CMP_DATA.rawValue)).map(NetlinkAttributeList.init)
-                    if let name = value?.first(UInt16(NFTA_DATA_VALUE.rawValue)) { result.insert(text(name)) }
+                    if let value = data.nested(Int(NFTA_CMP_DATA.rawValue)) {
+                        result.insert(value.string(NFTA_DATA_VALUE.rawValue))
+                    }
                 default: break
                 }
             }
@@ -124,7 +119,7 @@ extension Nftables {
 
             let chains = try dump(NFT_MSG_GETCHAIN, family, "list nftables chains")
                 .filter { $0.isIn(table, family, NFTA_CHAIN_TABLE.rawValue) }
-                .map { (name: $0.string(NFTA_CHAIN_NAME.rawValue), attributes: $0.attributes) }
+                .map { (name: $0.attributes.string(NFTA_CHAIN_NAME.rawValue), attributes: $0.attributes) }
                 .sorted { $0.name < $1.name }
             let rules = try rules(table, family)
             for chain in chains {
@@ -146,7 +141,7 @@ extension Nftables {
 
             let sets = try dump(NFT_MSG_GETSET, family, "list nftables sets", .sets(table: table))
                 .filter { $0.isIn(table, family, NFTA_SET_TABLE.rawValue) }
-                .map { (name: $0.string(NFTA_SET_NAME.rawValue), attributes: $0.attributes) }
+                .map { (name: $0.attributes.string(NFTA_SET_NAME.rawValue), attributes: $0.attributes) }
                 .sorted { $0.name < $1.name }
             for set in sets {
                 digest.add(set.name.utf8)
@@ -201,9 +196,9 @@ extension Nftables {
     private func generation() throws(KernelError) -> UInt64 {
         let operation = "ask for nftables' generation"
         guard let answer = try get(NFT_MSG_GETGEN, .unspecified, operation),
-            let id = answer.attributes.first(UInt16(NFTA_GEN_ID.rawValue))
+            let number = answer.attributes.networkInteger(NFTA_GEN_ID.rawValue)
         else { throw KernelError(operation, .protocolError) }
-        return networkInteger(id)
+        return number
     }
 
     private struct KernelExpression {
@@ -213,13 +208,13 @@ extension Nftables {
         /// Whether a packet that comes here is accepted, or goes to where it may be.
         var accepts: Bool {
             guard name == "immediate",
-                let value = NetlinkAttributeList(data).first(UInt16(NFTA_IMMEDIATE_DATA.rawValue)),
-                let verdict = NetlinkAttributeList(value).first(UInt16(NFTA_DATA_VERDICT.rawValue)),
-                let code = NetlinkAttributeList(verdict).first(UInt16(NFTA_VERDICT_CODE.rawValue))
+                let value = Attributes(data).nested(Int(NFTA_IMMEDIATE_DATA.rawValue)),
+                let verdict = value.nested(Int(NFTA_DATA_VERDICT.rawValue)),
+                let code = verdict.networkInteger(NFTA_VERDICT_CODE.rawValue)
             else { return false }
             // NF_ACCEPT, NFT_JUMP, NFT_GOTO
             let accepting: [Int32] = [1, -3, -4]
-            return accepting.contains(Int32(truncatingIfNeeded: networkInteger(code)))
+            return accepting.contains(Int32(truncatingIfNeeded: code))
         }
     }
 
@@ -232,7 +227,9 @@ extension Nftables {
         var comment: String {
             var rest = userdata
             while let type = rest.popFirst(), let length = rest.popFirst() {
-                if UInt32(type) == NFTNL_UDATA_RULE_COMMENT.rawValue { return text(rest.prefix(Int(length))) }
+                if UInt32(type) == NFTNL_UDATA_RULE_COMMENT.rawValue {
+                    return String(decoding: rest.prefix(Int(length)).prefix { $0 != 0 }, as: UTF8.self)
+                }
                 rest = rest.dropFirst(Int(length))
             }
             return ""
@@ -244,16 +241,16 @@ extension Nftables {
         try dump(NFT_MSG_GETRULE, family, "list nftables rules", .rules(table: table))
             .filter { $0.isIn(table, family, NFTA_RULE_TABLE.rawValue) }
             .map { message in
-                let list = message.attributes.first(UInt16(NFTA_RULE_EXPRESSIONS.rawValue)) ?? []
-                let expressions = NetlinkAttributeList(list).map { element in
-                    let parts = NetlinkAttributeList(element.value)
+                let attributes = message.attributes
+                let list = attributes[Int(NFTA_RULE_EXPRESSIONS.rawValue)] ?? []
+                let expressions = listedValues(list).map { value in
+                    let parts = Attributes(value)
                     return KernelExpression(
-                        name: parts.first(UInt16(NFTA_EXPR_NAME.rawValue)).map(text) ?? "",
-                        data: parts.first(UInt16(NFTA_EXPR_DATA.rawValue)) ?? [])
+                        name: parts.string(NFTA_EXPR_NAME.rawValue), data: parts[Int(NFTA_EXPR_DATA.rawValue)] ?? [])
                 }
                 return KernelRule(
-                    chain: message.string(NFTA_RULE_CHAIN.rawValue), expressions: expressions,
-                    userdata: message.attributes.first(UInt16(NFTA_RULE_USERDATA.rawValue)) ?? [])
+                    chain: attributes.string(NFTA_RULE_CHAIN.rawValue), expressions: expressions,
+                    userdata: attributes[Int(NFTA_RULE_USERDATA.rawValue)] ?? [])
             }
     }
 
@@ -263,23 +260,21 @@ extension Nftables {
         return try dump(
             NFT_MSG_GETSETELEM, family, "list the elements of nftables set \(set)", .elements(table: table, set: set)
         ).flatMap { message in
-            let list = message.attributes.first(UInt16(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue)) ?? []
-            return NetlinkAttributeList(list).map { element in
-                let attributes = NetlinkAttributeList(element.value)
+            let list = message.attributes[Int(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue)] ?? []
+            return listedValues(list).map { element in
+                let attributes = Attributes(element)
                 return parts.flatMap { part -> [UInt8] in
-                    let value = attributes.first(UInt16(part.rawValue)) ?? []
-                    return withHostOctets(UInt32(value.count)) + value
+                    let value = attributes[Int(part.rawValue)] ?? []
+                    return hostOctets(UInt32(value.count)) + value
                 }
             }
         }.sorted { $0.lexicographicallyPrecedes($1) }
     }
 }
 
-extension NftablesMessage {
-    fileprivate func string(_ type: UInt32) -> String { attributes.first(UInt16(type)).map(text) ?? "" }
-
+extension NetlinkMessage {
     fileprivate func isIn(_ table: String, _ family: Nftables.Family, _ type: UInt32) -> Bool {
-        self.family == family && string(type) == table
+        self.family == family && attributes.string(type) == table
     }
 }
 
@@ -294,12 +289,12 @@ private struct Digest {
 
     /// The length goes first, so that no two sequences of values are the same sequence of octets.
     mutating func add(_ value: some Collection<UInt8>) {
-        for octet in withHostOctets(UInt32(clamping: value.count)) { add(octet: octet) }
+        for octet in hostOctets(UInt32(clamping: value.count)) { add(octet: octet) }
         for octet in value { add(octet: octet) }
     }
 
-    mutating func add(_ attributes: NetlinkAttributeList, _ type: UInt32) {
-        add(attributes.first(UInt16(type)) ?? [])
+    mutating func add(_ attributes: Attributes, _ type: UInt32) {
+        add(attributes[Int(type)] ?? [])
     }
 
     /// 32 hexadecimal digits.

@@ -1,7 +1,7 @@
+import CLinux
 import CMnl
 import CNftnl
 import Firewall
-import Glibc
 import SystemPackage
 
 /// nftables over netlink: what `nft` does, in the network namespace of the thread that made this.
@@ -16,10 +16,10 @@ import SystemPackage
     public init() throws(KernelError) {
         let type = Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
         guard let socket = unsafe mnl_socket_open2(NETLINK_NETFILTER, type) else {
-            throw .last("open a netfilter socket")
+            throw KernelError("open a netfilter socket", .last)
         }
         guard unsafe mnl_socket_bind(socket, 0, 0) == 0 else {
-            let failure = KernelError.last("bind a netfilter socket")
+            let failure = KernelError("bind a netfilter socket", .last)
             // It is open, and nobody else has it.
             _ = unsafe mnl_socket_close(socket)
             throw failure
@@ -95,12 +95,11 @@ import SystemPackage
         var sawEnd = false
         var failure: KernelError?
         try request(batch.datagram(commit: commit)) { message in
-            guard let report = message.report else { return true }
-            if let errno = report.errno {
+            let operation = batch.operations[message.sequence] ?? "commit the nftables transaction"
+            if let error = message.error(operation) {
                 // Later messages fail because the first one did.
-                let operation = batch.operations[message.sequence] ?? "commit the nftables transaction"
-                failure = failure ?? KernelError(operation, errno, detail: report.detail)
-            } else if message.sequence == batch.lastSequence {
+                failure = failure ?? error
+            } else if message.isReport, message.sequence == batch.lastSequence {
                 sawEnd = true
             }
             return true
@@ -116,15 +115,15 @@ import SystemPackage
     /// - Throws: EINTR where the tables changed meanwhile.
     func dump(
         _ type: nf_tables_msg_types, _ family: Family, _ operation: String, _ selection: NftablesSelection = .everything
-    ) throws(KernelError) -> [NftablesMessage] {
-        let bytes = nftablesRequest(type, family, selection, flags: UInt16(NLM_F_ROOT | NLM_F_MATCH))
-        var messages: [NftablesMessage] = []
+    ) throws(KernelError) -> [NetlinkMessage] {
+        let bytes = nftablesRequest(type, family, selection, flags: UInt16(NLM_F_DUMP))
+        var messages: [NetlinkMessage] = []
         var sawEnd = false
         var failure: KernelError?
         try request(bytes) { message in
             if message.flags & UInt16(NLM_F_DUMP_INTR) != 0 { failure = KernelError(operation, .interrupted) }
-            if let report = message.report {
-                if let errno = report.errno { failure = KernelError(operation, errno, detail: report.detail) }
+            if message.isReport {
+                failure = message.error(operation) ?? failure
                 sawEnd = true
             } else {
                 messages.append(message)
@@ -139,13 +138,13 @@ import SystemPackage
     /// The one message that the kernel answers with; nil: there is no such object.
     func get(
         _ type: nf_tables_msg_types, _ family: Family, _ operation: String, _ selection: NftablesSelection = .everything
-    ) throws(KernelError) -> NftablesMessage? {
+    ) throws(KernelError) -> NetlinkMessage? {
         let bytes = nftablesRequest(type, family, selection, flags: 0)
-        var answer: NftablesMessage?
+        var answer: NetlinkMessage?
         var failure: KernelError?
         try request(bytes) { message in
-            if let report = message.report {
-                if let errno = report.errno { failure = KernelError(operation, errno, detail: report.detail) }
+            if message.isReport {
+                failure = message.error(operation)
             } else {
                 answer = message
             }
@@ -167,7 +166,7 @@ import SystemPackage
     /// The kernel works while it is being called: when the send returns, the answer (of a dump: its next part) is in the
     /// receive queue. So an empty queue is the end, and nothing here ever waits.
     private func request(
-        _ bytes: [UInt8], _ receive: (NftablesMessage) -> Bool
+        _ bytes: [UInt8], _ receive: (NetlinkMessage) -> Bool
     ) throws(KernelError) {
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         // What an earlier request that ended in an error has left.
@@ -176,10 +175,10 @@ import SystemPackage
         makeRoom(toSend: bytes.count)
         // The length is that of `bytes`, which outlives the call.
         let sent = unsafe bytes.withUnsafeBytes { unsafe mnl_socket_sendto(socket, $0.baseAddress, $0.count) }
-        guard sent == bytes.count else { throw .last("send \(bytes.count) octets to nftables") }
+        guard sent == bytes.count else { throw KernelError("send \(bytes.count) octets to nftables", .last) }
 
         while let count = try receiveDatagram(into: &buffer, ignoringOverrun: false) {
-            for message in nftablesMessages(in: buffer[..<count]) where !receive(message) { return }
+            for message in NetlinkMessage.parse(buffer[..<count]) where !receive(message) { return }
         }
     }
 
@@ -191,7 +190,7 @@ import SystemPackage
                 unsafe mnl_socket_recvfrom(socket, $0.baseAddress, $0.count)
             }
             if count >= 0 { return min(count, buffer.count) }
-            switch Errno(rawValue: errno) {
+            switch Errno.last {
             case .wouldBlock: return nil
             case .interrupted: continue
             case .noBufferSpace where ignoringOverrun: continue
@@ -231,12 +230,5 @@ extension Nftables {
         } catch {
             return error.errno == .notPermitted || error.errno == .permissionDenied ? .notPermitted : .missing(error)
         }
-    }
-}
-
-extension KernelError {
-    /// What errno says now, about `operation`.
-    fileprivate static func last(_ operation: String) -> KernelError {
-        KernelError(operation, Errno(rawValue: Glibc.errno))
     }
 }
