@@ -135,9 +135,10 @@ extension NetlinkBatch {
         }
     }
 
-    /// `ip link add NAME address MAC mtu MTU type veth peer name PEER`; with `up` the peer comes up at once.
+    /// `ip link add NAME address MAC mtu MTU type veth peer name PEER mtu MTU`
     public mutating func addVethPair(
-        name: String, peer: String, macAddress: MACAddress? = nil, mtu: UInt32? = nil, peerNamespace: Int32? = nil
+        name: String, peer: String, macAddress: MACAddress? = nil, mtu: UInt32? = nil, peerMTU: UInt32? = nil,
+        peerNamespace: Int32? = nil
     ) {
         add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
             $0.put(IFLA_IFNAME, name)
@@ -149,7 +150,7 @@ extension NetlinkBatch {
                     $0.nest(vethInfoPeer) {
                         $0.putHeader(ifinfomsg())
                         $0.put(IFLA_IFNAME, peer)
-                        if let mtu { $0.put(IFLA_MTU, mtu) }
+                        if let peerMTU { $0.put(IFLA_MTU, peerMTU) }
                         if let peerNamespace { $0.put(IFLA_NET_NS_FD, UInt32(peerNamespace)) }
                     }
                 }
@@ -184,7 +185,7 @@ extension NetlinkBatch {
     public mutating func setLink(
         _ link: LinkReference, up: Bool? = nil, promiscuous: Bool? = nil, mtu: UInt32? = nil,
         macAddress: MACAddress? = nil,
-        group: UInt32? = nil, master: UInt32? = nil, withoutLinkLocalAddress: Bool = false
+        group: UInt32? = nil, master: UInt32? = nil
     ) {
         var header = ifinfomsg()
         if case .index(let index) = link { header.ifi_index = Int32(bitPattern: index) }
@@ -199,13 +200,6 @@ extension NetlinkBatch {
             if let macAddress { $0.put(IFLA_ADDRESS, macAddress.octets) }
             if let group { $0.put(IFLA_GROUP, group) }
             if let master { $0.put(IFLA_MASTER, master) }
-            if withoutLinkLocalAddress {
-                $0.nest(IFLA_AF_SPEC) {
-                    $0.nest(Int(AF_INET6)) {
-                        $0.put(IFLA_INET6_ADDR_GEN_MODE, UInt8(IN6_ADDR_GEN_MODE_NONE.rawValue))
-                    }
-                }
-            }
         }
     }
 

@@ -88,11 +88,10 @@ extension NetlinkBatch {
         add("delete clsact of #\(linkIndex)", type: Int(RTM_DELQDISC), flags: NLM_F_ACK, header: hook(linkIndex))
     }
 
-    /// `tc filter add dev LINK HOOK pref PREFERENCE handle 1 bpf da … classid CLASS`, with a loaded program.
+    /// `tc filter add dev LINK HOOK pref PREFERENCE handle 1 bpf da …`, with a loaded program.
     /// What is attached there with this preference is replaced.
     public mutating func addProgram(
-        _ program: FileDescriptor, name: String, linkIndex: UInt32, hook: FilterHook, preference: UInt16,
-        classID: UInt32? = nil
+        _ program: FileDescriptor, name: String, linkIndex: UInt32, hook: FilterHook, preference: UInt16
     ) {
         add(
             "attach \(name) to #\(linkIndex)", type: Int(RTM_NEWTFILTER), flags: NLM_F_CREATE | NLM_F_ACK,
@@ -102,7 +101,6 @@ extension NetlinkBatch {
             $0.nest(Int(TCA_OPTIONS)) {
                 $0.put(Int(TCA_BPF_FD), UInt32(program.rawValue))
                 $0.put(Int(TCA_BPF_NAME), name)
-                if let classID { $0.put(Int(TCA_BPF_CLASSID), classID) }
                 $0.put(Int(TCA_BPF_FLAGS), UInt32(TCA_BPF_FLAG_ACT_DIRECT))
             }
         }

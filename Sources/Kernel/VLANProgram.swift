@@ -11,7 +11,9 @@ public struct VLANPorts: ~Copyable {
     private let processors: Int
 
     /// `struct port` of vlan.bpf.c, in host byte order; the kernel keeps one for each processor.
-    private static let size = 40
+    private static let size = 24
+    /// GATEWAY_KEY of vlan.bpf.c.
+    private static let gatewayKey: UInt32 = 0x8000_0000
 
     fileprivate init(map: FileDescriptor) {
         self.map = map
@@ -44,7 +46,7 @@ public struct VLANPorts: ~Copyable {
         var size = UInt32(MemoryLayout<bpf_map_info>.size)
         // Whatever the id names, no more is read from it than a port has.
         guard unsafe bpf_obj_get_info_by_fd(map, &info, &size) == 0, info.value_size == UInt32(Self.size),
-            info.type == BPF_MAP_TYPE_PERCPU_ARRAY.rawValue
+            info.type == BPF_MAP_TYPE_PERCPU_HASH.rawValue
         else {
             close(map)
             throw KernelError(operation, .invalidArgument, detail: "it is not vrouter's")
@@ -54,40 +56,67 @@ public struct VLANPorts: ~Copyable {
 
     /// Frames of this VLAN now pass between the trunk and the gateway interface. Its counters start at 0.
     public func connect(_ vlan: VLANID, gateway: UInt32, trunk: UInt32) throws(KernelError) {
-        try write(vlan, gateway.nativeBytes + trunk.nativeBytes + [UInt8](repeating: 0, count: 32))
+        let id = UInt32(vlan.rawValue)
+        try set(Self.gatewayKey | gateway, target: trunk, vlan: id)
+        try set(id, target: gateway, vlan: id)
     }
 
     /// Frames of this VLAN are left to the rest of the host.
     public func disconnect(_ vlan: VLANID) throws(KernelError) {
-        try write(vlan, [UInt8](repeating: 0, count: Self.size))
+        let id = UInt32(vlan.rawValue)
+        guard let port = try value(id) else { return }
+        try delete(id)
+        try delete(Self.gatewayKey | port.target)
     }
 
-    /// The gateway interface of a VLAN, 0 for none, and the frames and octets (without tag) that passed.
-    public func port(_ vlan: VLANID) throws(KernelError) -> (gateway: UInt32, statistics: Link.Statistics) {
-        var key = UInt32(vlan.rawValue)
+    /// The gateway interface of a VLAN, and the frames and octets (without tag) that passed; nil: none is connected.
+    public func port(_ vlan: VLANID) throws(KernelError) -> (gateway: UInt32, statistics: Link.Statistics)? {
+        guard let ingress = try value(UInt32(vlan.rawValue)) else { return nil }
+        var statistics = Link.Statistics()
+        statistics.receivedPackets = ingress.packets
+        statistics.receivedBytes = ingress.bytes
+        if let egress = try value(Self.gatewayKey | ingress.target) {
+            statistics.sentPackets = egress.packets
+            statistics.sentBytes = egress.bytes
+        }
+        return (ingress.target, statistics)
+    }
+
+    /// One entry, its counters those of all processors.
+    private func value(_ key: UInt32) throws(KernelError) -> (target: UInt32, packets: UInt64, bytes: UInt64)? {
+        var key = key
         var values = [UInt8](repeating: 0, count: Self.size * processors)
         let status = unsafe values.withUnsafeMutableBytes {
             unsafe bpf_map_lookup_elem(map.rawValue, &key, $0.baseAddress)
         }
-        guard status == 0 else { throw KernelError("look up VLAN \(vlan)", Errno(rawValue: -status)) }
-        var statistics = Link.Statistics()
+        if status == -ENOENT { return nil }
+        guard status == 0 else { throw KernelError("look up a VLAN of the trunk", Errno(rawValue: -status)) }
+        var packets: UInt64 = 0
+        var bytes: UInt64 = 0
         for processor in 0..<processors {
             let value = values[(processor * Self.size)...]
-            statistics.receivedPackets &+= value.load(UInt64.self, at: 8) ?? 0
-            statistics.receivedBytes &+= value.load(UInt64.self, at: 16) ?? 0
-            statistics.sentPackets &+= value.load(UInt64.self, at: 24) ?? 0
-            statistics.sentBytes &+= value.load(UInt64.self, at: 32) ?? 0
+            packets &+= value.load(UInt64.self, at: 8) ?? 0
+            bytes &+= value.load(UInt64.self, at: 16) ?? 0
         }
-        return (values[...].load(UInt32.self, at: 0) ?? 0, statistics)
+        return (values[...].load(UInt32.self, at: 0) ?? 0, packets, bytes)
     }
 
-    private func write(_ vlan: VLANID, _ value: [UInt8]) throws(KernelError) {
-        var key = UInt32(vlan.rawValue)
+    private func set(_ key: UInt32, target: UInt32, vlan: UInt32) throws(KernelError) {
+        var key = key
+        let value = target.nativeBytes + vlan.nativeBytes + [UInt8](repeating: 0, count: 16)
         let values = Array(repeating: value, count: processors).flatMap { $0 }
         let status = unsafe values.withUnsafeBytes {
             unsafe bpf_map_update_elem(map.rawValue, &key, $0.baseAddress, UInt64(BPF_ANY))
         }
         guard status == 0 else { throw KernelError("set VLAN \(vlan) of the trunk", Errno(rawValue: -status)) }
+    }
+
+    private func delete(_ key: UInt32) throws(KernelError) {
+        var key = key
+        let status = unsafe bpf_map_delete_elem(map.rawValue, &key)
+        guard status == 0 || status == -ENOENT else {
+            throw KernelError("delete a VLAN of the trunk", Errno(rawValue: -status))
+        }
     }
 }
 
@@ -97,7 +126,7 @@ public struct VLANPorts: ~Copyable {
     public let ports: VLANPorts
     /// For the trunk's ingress; owned by this value.
     public let pop: FileDescriptor
-    /// For the gateways' egress, its class being the VLAN id; owned by this value.
+    /// For the gateways' egress; owned by this value.
     public let push: FileDescriptor
 
     public static let popName = "vlan_pop"

@@ -12,12 +12,12 @@ enum Action: Hashable {
     case setPromiscuous(String, Bool)
     case addClsact(String)
     case deleteClsact(String)
-    case attachProgram(parent: String)
-    case detachProgram(parent: String)
+    case attachProgram(parent: String, Host.ProgramHook)
+    case detachProgram(parent: String, Host.ProgramHook)
     case addVLANs([VLANDevice])
     case addVethGateways([VethGateway])
-    case connect([VethGateway], parent: String)
-    case disconnect([VLANID], parent: String)
+    case connect([VethGateway], parent: String, Host.ProgramHook)
+    case disconnect([VLANID], parent: String, Host.ProgramHook)
     case changeAddresses([AddressChange])
     case deleteLinks([String])
 
@@ -38,6 +38,8 @@ enum Action: Hashable {
         var name: String
         /// The other end, which only gives this one its carrier.
         var peer: String
+        /// The kernel's smallest. Below IPv6's smallest (1280), the peer never speaks IPv6 into the VLAN; nothing else passes it.
+        static let peerMTU: UInt32 = 68
         var id: VLANID
         var macAddress: MACAddress?
         var mtu: UInt32
@@ -70,12 +72,10 @@ enum Action: Hashable {
         case .setPromiscuous(let link, let on): ["ip link set dev \(link) promisc \(on ? "on" : "off")"]
         case .addClsact(let link): ["tc qdisc add dev \(link) clsact"]
         case .deleteClsact(let link): ["tc qdisc del dev \(link) clsact"]
-        case .attachProgram(let parent):
-            [
-                "tc filter add dev \(parent) ingress pref \(Host.filterPreference) handle 1 bpf direct-action "
-                    + "object-file vlan.bpf.o program \(VLANProgram.popName)"
-            ]
-        case .detachProgram(let parent):
+        case .attachProgram(let parent, let hook): [Self.attach(VLANProgram.popName, parent, .ingress, hook)]
+        case .detachProgram(let parent, .tcx):
+            ["bpftool net detach tcx_ingress name \(VLANProgram.popName) dev \(parent)"]
+        case .detachProgram(let parent, .clsact):
             ["tc filter del dev \(parent) ingress pref \(Host.filterPreference) handle 1 bpf"]
         case .addVLANs(let devices):
             devices.map { "ip link add link \($0.parent) name \($0.name) type vlan id \($0.id) reorder_hdr on" }
@@ -84,22 +84,19 @@ enum Action: Hashable {
                 [
                     "ip link add name \(gateway.name) "
                         + (gateway.macAddress.map { "address \($0) " } ?? "")
-                        + "mtu \(gateway.mtu) type veth peer name \(gateway.peer) mtu \(gateway.mtu)",
-                    "ip link set dev \(gateway.peer) addrgenmode none up",
+                        + "mtu \(gateway.mtu) type veth peer name \(gateway.peer) mtu \(VethGateway.peerMTU)",
+                    "ip link set dev \(gateway.peer) up",
                 ]
             }
-        case .connect(let gateways, let parent):
+        case .connect(let gateways, let parent, let hook):
             gateways.flatMap { gateway in
-                [
-                    "tc qdisc add dev \(gateway.name) clsact",
-                    "tc filter add dev \(gateway.name) egress pref \(Host.filterPreference) handle 1 bpf direct-action "
-                        + "classid \(String(gateway.id.rawValue, radix: 16)) object-file vlan.bpf.o program \(VLANProgram.pushName)",
-                    "bpftool map update name vlan_ports key \(gateway.id) "
-                        + "value ifindex(\(gateway.name)) ifindex(\(parent))  # in words: each value is a structure",
+                (hook == .clsact ? ["tc qdisc add dev \(gateway.name) clsact"] : []) + [
+                    Self.attach(VLANProgram.pushName, gateway.name, .egress, hook),
+                    "# map vlan_ports: VLAN \(gateway.id) of \(parent) to \(gateway.name), and back",
                 ]
             }
-        case .disconnect(let vlans, _):
-            vlans.map { "bpftool map update name vlan_ports key \($0) value 0  # in words" }
+        case .disconnect(let vlans, _, _):
+            vlans.map { "# map vlan_ports: no VLAN \($0)" }
         case .changeAddresses(let changes):
             changes.map { change in
                 switch change.verb {
@@ -109,6 +106,18 @@ enum Action: Hashable {
                 }
             }
         case .deleteLinks(let links): links.map { "ip link del dev \($0)" }
+        }
+    }
+
+    /// vlan.bpf.o stands for the compiled Sources/Kernel/BPF/vlan.bpf.c.
+    private static func attach(
+        _ program: String, _ link: String, _ direction: FilterHook, _ hook: Host.ProgramHook
+    ) -> String {
+        switch hook {
+        case .tcx: "bpftool net attach tcx_\(direction) name \(program) dev \(link)  # from vlan.bpf.o"
+        case .clsact:
+            "tc filter add dev \(link) \(direction) pref \(Host.filterPreference) handle 1 bpf direct-action "
+                + "object-file vlan.bpf.o program \(program)"
         }
     }
 
@@ -124,12 +133,12 @@ enum Action: Hashable {
         case .setPromiscuous(let link, let on): "\(on ? "receive" : "no longer receive") all frames on \(link)"
         case .addClsact(let link): "add a clsact hook to \(link)"
         case .deleteClsact(let link): "delete the clsact hook of \(link)"
-        case .attachProgram(let parent): "attach the VLAN program to \(parent)"
-        case .detachProgram(let parent): "detach the VLAN program from \(parent)"
+        case .attachProgram(let parent, _): "attach the VLAN program to \(parent)"
+        case .detachProgram(let parent, _): "detach the VLAN program from \(parent)"
         case .addVLANs(let devices): "add \(count(devices.count, "VLAN interface"))"
         case .addVethGateways(let gateways): "add \(count(gateways.count, "VLAN interface"))"
-        case .connect(let gateways, let parent): "connect \(count(gateways.count, "VLAN")) to \(parent)"
-        case .disconnect(let vlans, let parent): "disconnect \(count(vlans.count, "VLAN")) from \(parent)"
+        case .connect(let gateways, let parent, _): "connect \(count(gateways.count, "VLAN")) to \(parent)"
+        case .disconnect(let vlans, let parent, _): "disconnect \(count(vlans.count, "VLAN")) from \(parent)"
         case .changeAddresses(let changes): "change \(changes.count) address\(changes.count == 1 ? "" : "es")"
         case .deleteLinks(let links): "delete \(count(links.count, "VLAN interface"))"
         }

@@ -33,16 +33,27 @@ struct Apply: ~Copyable {
         case .deleteClsact(let link):
             batch.deleteClsact(linkIndex: try index(of: link))
             try socket.execute(batch)
-        case .attachProgram(let parent):
+        case .attachProgram(let parent, let hook):
             let program = try VLANProgram()
-            batch.addProgram(
-                program.pop, name: VLANProgram.popName, linkIndex: try index(of: parent), hook: .ingress,
-                preference: Host.filterPreference)
-            try socket.execute(batch)
-        case .detachProgram(let parent):
-            batch.deleteProgram(
-                linkIndex: try index(of: parent), hook: .ingress, preference: Host.filterPreference)
-            try socket.execute(batch)
+            let index = try index(of: parent)
+            switch hook {
+            case .tcx: try TCX.attach(program.pop, linkIndex: index, hook: .ingress)
+            case .clsact:
+                batch.addProgram(
+                    program.pop, name: VLANProgram.popName, linkIndex: index, hook: .ingress,
+                    preference: Host.filterPreference)
+                try socket.execute(batch)
+            }
+        case .detachProgram(let parent, let hook):
+            let index = try index(of: parent)
+            switch hook {
+            case .tcx:
+                guard let program = try attachedProgram(parent: index, hook) else { return }
+                try TCX.detach(program: program, linkIndex: index, hook: .ingress)
+            case .clsact:
+                batch.deleteProgram(linkIndex: index, hook: .ingress, preference: Host.filterPreference)
+                try socket.execute(batch)
+            }
         case .addVLANs(let devices):
             let indices = try indices()
             for device in devices {
@@ -53,15 +64,16 @@ struct Apply: ~Copyable {
         case .addVethGateways(let gateways):
             for gateway in gateways {
                 batch.addVethPair(
-                    name: gateway.name, peer: gateway.peer, macAddress: gateway.macAddress, mtu: gateway.mtu)
-                // The peer is not a host: it must not speak IPv6 into the VLAN.
-                batch.setLink(.name(gateway.peer), up: true, withoutLinkLocalAddress: true)
+                    name: gateway.name, peer: gateway.peer, macAddress: gateway.macAddress, mtu: gateway.mtu,
+                    peerMTU: Action.VethGateway.peerMTU)
+                batch.setLink(.name(gateway.peer), up: true)
             }
             try socket.execute(batch)
-        case .connect(let gateways, let parent):
-            try connect(gateways, parent: parent)
-        case .disconnect(let vlans, let parent):
-            guard let program = try attachedProgram(parent: try index(of: parent)) else { return }
+        case .connect(let gateways, let parent, let hook):
+            try connect(gateways, parent: parent, hook)
+        case .disconnect(let vlans, let parent, let hook):
+            let index = try index(of: parent)
+            guard let program = try attachedProgram(parent: index, hook) else { return }
             let ports = try VLANPorts(ofProgram: program)
             for vlan in vlans { try ports.disconnect(vlan) }
         case .changeAddresses(let changes):
@@ -80,10 +92,12 @@ struct Apply: ~Copyable {
         }
     }
 
-    private func connect(_ gateways: [Action.VethGateway], parent: String) throws(KernelError) {
+    private func connect(
+        _ gateways: [Action.VethGateway], parent: String, _ hook: Host.ProgramHook
+    ) throws(KernelError) {
         let indices = try indices()
         guard let trunk = indices[parent] else { throw missing(parent) }
-        guard let attached = try attachedProgram(parent: trunk) else {
+        guard let attached = try attachedProgram(parent: trunk, hook) else {
             throw KernelError("find the VLAN program of \(parent)", .noSuchFileOrDirectory)
         }
         let program = try VLANProgram(sharingPortsOf: attached)
@@ -91,21 +105,35 @@ struct Apply: ~Copyable {
         var filters = NetlinkBatch()
         for gateway in gateways {
             guard let index = indices[gateway.name] else { throw missing(gateway.name) }
-            hooks.addClsact(linkIndex: index)
-            filters.addProgram(
-                program.push, name: VLANProgram.pushName, linkIndex: index, hook: .egress,
-                preference: Host.filterPreference, classID: UInt32(gateway.id.rawValue))
             try program.ports.connect(gateway.id, gateway: index, trunk: trunk)
+            switch hook {
+            case .tcx:
+                // One that is there already may belong to a program on the trunk that is gone, and to its map.
+                for old in try TCX.programs(linkIndex: index, hook: .egress) ?? []
+                where old.name == VLANProgram.pushName {
+                    try TCX.detach(program: old.id, linkIndex: index, hook: .egress)
+                }
+                try TCX.attach(program.push, linkIndex: index, hook: .egress)
+            case .clsact:
+                hooks.addClsact(linkIndex: index)
+                filters.addProgram(
+                    program.push, name: VLANProgram.pushName, linkIndex: index, hook: .egress,
+                    preference: Host.filterPreference)
+            }
         }
         // A connection that was cut short has left some of its hooks.
         try socket.execute(hooks, ignoring: [.fileExists])
         try socket.execute(filters)
     }
 
-    private func attachedProgram(parent: UInt32) throws(KernelError) -> UInt32? {
-        try socket.filters(linkIndex: parent, hook: .ingress).first {
-            $0.preference == Host.filterPreference && $0.programName == VLANProgram.popName
-        }?.programID
+    private func attachedProgram(parent: UInt32, _ hook: Host.ProgramHook) throws(KernelError) -> UInt32? {
+        switch hook {
+        case .tcx: try TCX.programs(linkIndex: parent, hook: .ingress)?.first { $0.name == VLANProgram.popName }?.id
+        case .clsact:
+            try socket.filters(linkIndex: parent, hook: .ingress).first {
+                $0.preference == Host.filterPreference && $0.programName == VLANProgram.popName
+            }?.programID
+        }
     }
 
     private func indices() throws(KernelError) -> [String: UInt32] {

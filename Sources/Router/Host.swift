@@ -23,6 +23,8 @@ struct Host {
 
     /// What the `ebpf` driver has on its parent and gateways.
     struct Trunk: Hashable {
+        /// Where the programs go: on tcx hooks, or where the kernel has none as filters of clsact.
+        var hook = ProgramHook.tcx
         var hasClsact = false
         /// Filters that are not ours.
         var foreignFilters = 0
@@ -32,6 +34,15 @@ struct Host {
         var gateways: [VLANID: UInt32] = [:]
         /// Gateways whose own program is there.
         var pushing: Set<UInt32> = []
+    }
+
+    enum ProgramHook: String, Hashable {
+        case tcx, clsact
+
+        /// The best that the kernel has.
+        static func best(linkIndex: UInt32) throws(KernelError) -> ProgramHook {
+            try TCX.programs(linkIndex: linkIndex, hook: .ingress) == nil ? .clsact : .tcx
+        }
     }
 
     /// The place of our filters among others: behind any that an administrator has put first.
@@ -76,10 +87,12 @@ struct Host {
     ) throws(Failure) -> Trunk {
         do {
             var trunk = Trunk()
+            let onTCX = try TCX.programs(linkIndex: parent.index, hook: .ingress)
+            trunk.hook = onTCX == nil ? .clsact : .tcx
             let clsact = Set(try socket.queueingDisciplines().filter { $0.kind == "clsact" }.map(\.linkIndex))
             trunk.hasClsact = clsact.contains(parent.index)
-            guard trunk.hasClsact else { return trunk }
-            for hook in [FilterHook.ingress, .egress] {
+            trunk.program = onTCX?.first { $0.name == VLANProgram.popName }?.id
+            for hook in trunk.hasClsact ? [FilterHook.ingress, .egress] : [] {
                 for filter in try socket.filters(linkIndex: parent.index, hook: hook) {
                     // A filter is listed with its preference alone first, then each of its entries.
                     guard filter.handle != 0 else { continue }
@@ -93,16 +106,17 @@ struct Host {
             guard let program = trunk.program else { return trunk }
             let ports = try VLANPorts(ofProgram: program)
             for vlan in vlans {
-                let gateway = try ports.port(vlan).gateway
-                guard gateway != 0 else { continue }
+                guard let gateway = try ports.port(vlan)?.gateway else { continue }
                 trunk.gateways[vlan] = gateway
-                if clsact.contains(gateway),
-                    try socket.filters(linkIndex: gateway, hook: .egress).contains(where: {
-                        $0.programName == VLANProgram.pushName
-                    })
-                {
-                    trunk.pushing.insert(gateway)
-                }
+                guard links.contains(where: { $0.index == gateway }) else { continue }
+                let names: [String?] =
+                    switch trunk.hook {
+                    case .tcx: try TCX.programs(linkIndex: gateway, hook: .egress)?.map(\.name) ?? []
+                    case .clsact:
+                        clsact.contains(gateway)
+                            ? try socket.filters(linkIndex: gateway, hook: .egress).map(\.programName) : []
+                    }
+                if names.contains(VLANProgram.pushName) { trunk.pushing.insert(gateway) }
             }
             return trunk
         } catch {

@@ -234,7 +234,9 @@ private struct Planner {
         let doomed = dropped.filter { id in host.link(interfaceName(id)).map { isOurs($0, id) } ?? false }
         // Going down, the program goes as a whole.
         let connected = wanted == nil ? [] : dropped.filter { host.trunk.gateways[$0] != nil }
-        if !connected.isEmpty, let parent { actions.append(.disconnect(connected, parent: parent.name)) }
+        if !connected.isEmpty, let parent {
+            actions.append(.disconnect(connected, parent: parent.name, host.trunk.hook))
+        }
         let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && host.link($0)?.isUp == true }
         if !lowered.isEmpty { actions.append(.lower(lowered)) }
         if !doomed.isEmpty { actions.append(.deleteLinks(doomed.map(interfaceName))) }
@@ -250,7 +252,9 @@ private struct Planner {
 
     private mutating func releaseParent() {
         guard let parent else { return }
-        if state.attachedProgram, host.trunk.program != nil { actions.append(.detachProgram(parent: parent.name)) }
+        if state.attachedProgram, host.trunk.program != nil {
+            actions.append(.detachProgram(parent: parent.name, host.trunk.hook))
+        }
         if state.addedClsact, host.trunk.hasClsact {
             if host.trunk.foreignFilters == 0 {
                 actions.append(.deleteClsact(parent.name))
@@ -296,13 +300,13 @@ private struct Planner {
             held.madePromiscuous = true
             outcome.madePromiscuous = true
         }
-        if !host.trunk.hasClsact {
+        if host.trunk.hook == .clsact, !host.trunk.hasClsact {
             actions.append(.addClsact(parent.name))
             held.addedClsact = true
             outcome.addedClsact = true
         }
         if host.trunk.program == nil {
-            actions.append(.attachProgram(parent: parent.name))
+            actions.append(.attachProgram(parent: parent.name, host.trunk.hook))
             held.attachedProgram = true
             outcome.attachedProgram = true
         }
@@ -344,7 +348,7 @@ private struct Planner {
             return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
         }
         guard !missing.isEmpty else { return }
-        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name))
+        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, host.trunk.hook))
     }
 
     private mutating func changeAddresses(_ dropped: [VLANID]) {

@@ -77,7 +77,7 @@ public struct Status: Sendable, Encodable {
             var statistics = link?.statistics ?? Link.Statistics()
             // The pair's own counters see nothing: frames are redirected before they reach it.
             if let program = host.trunk.program, state.links.contains(vlan.id),
-                let port = try? VLANPorts(ofProgram: program).port(vlan.id)
+                let port = (try? VLANPorts(ofProgram: program).port(vlan.id)) ?? nil
             {
                 statistics = port.statistics
             }
@@ -138,12 +138,12 @@ extension Action {
         case .setPromiscuous(let link, let on): ["\(link) is \(on ? "not " : "")promiscuous"]
         case .addClsact(let link): ["\(link) has no clsact hook"]
         case .deleteClsact(let link): ["\(link) still has a clsact hook"]
-        case .attachProgram(let parent): ["the VLAN program is not on \(parent)"]
-        case .detachProgram(let parent): ["the VLAN program is still on \(parent)"]
+        case .attachProgram(let parent, _): ["the VLAN program is not on \(parent)"]
+        case .detachProgram(let parent, _): ["the VLAN program is still on \(parent)"]
         case .addVLANs(let devices): devices.map { "\($0.name) is gone" }
         case .addVethGateways(let gateways): gateways.map { "\($0.name) is gone" }
-        case .connect(let gateways, let parent): gateways.map { "\($0.name) is not connected to \(parent)" }
-        case .disconnect(let vlans, let parent): vlans.map { "VLAN \($0) is still connected to \(parent)" }
+        case .connect(let gateways, let parent, _): gateways.map { "\($0.name) is not connected to \(parent)" }
+        case .disconnect(let vlans, let parent, _): vlans.map { "VLAN \($0) is still connected to \(parent)" }
         case .changeAddresses(let changes):
             changes.map { "\($0.link) \($0.verb == .add ? "lacks" : "still has") the address \($0.address)" }
         case .deleteLinks(let links): links.map { "\($0) is still there" }

@@ -13,12 +13,15 @@ public enum VLANInterfaces {
                 throw KernelError(
                     "look up \(parent)", .operationNotSupportedByDevice, detail: "there is no such interface")
             }
+            let hook = try Host.ProgramHook.best(linkIndex: trunk.index)
             let apply = Apply(socket)
-            for action in actions(vlans, trunk, driver) { try apply.perform(action) }
+            for action in actions(vlans, trunk, driver, hook) { try apply.perform(action) }
         }
     }
 
-    private static func actions(_ vlans: [VLANID], _ parent: Link, _ driver: Driver) -> [Action] {
+    private static func actions(
+        _ vlans: [VLANID], _ parent: Link, _ driver: Driver, _ hook: Host.ProgramHook
+    ) -> [Action] {
         let names = vlans.map { Configuration.interfaceName($0, on: parent.name) }
         switch driver {
         case .ieee8021q:
@@ -26,9 +29,9 @@ public enum VLANInterfaces {
             return [.addVLANs(devices), .raise(names)]
         case .ebpf:
             let gateways = zip(names, vlans).map { Action.VethGateway(name: $0, id: $1, parent: parent) }
-            return [
-                .setPromiscuous(parent.name, true), .addClsact(parent.name), .attachProgram(parent: parent.name),
-                .addVethGateways(gateways), .connect(gateways, parent: parent.name), .raise(names),
+            return [.setPromiscuous(parent.name, true)] + (hook == .clsact ? [.addClsact(parent.name)] : []) + [
+                .attachProgram(parent: parent.name, hook), .addVethGateways(gateways),
+                .connect(gateways, parent: parent.name, hook), .raise(names),
             ]
         }
     }

@@ -1,3 +1,4 @@
+import Kernel
 import TestSupport
 import Testing
 
@@ -15,3 +16,6 @@ func requireChanged(_ host: TestHost, since before: [String], sourceLocation: So
 {
     try #require(try host.snapshot() != before, sourceLocation: sourceLocation)
 }
+
+/// Whether this is the virtual machine of `make test`: ten times slower than a real one.
+var isEmulated: Bool { ThisProcess.environment["VROUTER_TEST_IN_VM"] == "1" }

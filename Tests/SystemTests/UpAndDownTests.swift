@@ -31,6 +31,7 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         let down = try host.vrouter("down")
         #expect(down.status == 0, "\(down)")
         try requireUnchanged(host, since: before)
+        #expect(try host.sh("bpftool prog show | grep -c 'name vlan_' || true") == "0\n")
         let again = try host.vrouter("down")
         #expect(again.status == 0 && again.output == "nothing to do\n")
         try requireUnchanged(host, since: before)
@@ -52,8 +53,11 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
             let link = try host.sh("ip -d link show dev enp0s8.100")
             #expect(link.contains("vlan protocol 802.1Q id 100 <REORDER_HDR>"), "\(link)")
         } else {
-            #expect(try host.sh("tc filter show dev enp0s8 ingress").contains("vlan_pop"))
-            #expect(try host.sh("tc filter show dev enp0s8.100 egress").contains("vlan_push"))
+            let programs =
+                try host.programs() + [
+                    host.sh("tc filter show dev enp0s8 ingress; tc filter show dev enp0s8.100 egress")
+                ]
+            #expect(programs.contains { $0.contains("vlan_pop") } && programs.contains { $0.contains("vlan_push") })
         }
     }
 

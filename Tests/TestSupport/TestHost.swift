@@ -66,7 +66,22 @@ public final class TestHost {
             done
             grep -rs . /proc/sys/net --exclude=nf_conntrack_count --exclude=flush || true
             """
-        ).split(separator: "\n").map(String.init)
+        ).split(separator: "\n").map(String.init) + programs()
+    }
+
+    /// What runs on tcx hooks, which the tools of Debian 12 do not show.
+    public func programs() throws -> [String] {
+        try Namespace.run(in: name) { () throws(KernelError) in
+            var result: [String] = []
+            for link in try NetlinkSocket().links() {
+                for hook in [FilterHook.ingress, .egress] {
+                    for program in try TCX.programs(linkIndex: link.index, hook: hook) ?? [] {
+                        result.append("tcx \(hook) of \(link.name): \(program.name)")
+                    }
+                }
+            }
+            return result
+        }
     }
 }
 
