@@ -56,11 +56,11 @@ public final class TestHost {
 
     /// Everything of the host that vrouter could change, as the standard tools show it, line by line.
     public func snapshot() throws -> [String] {
-        // What the kernel counts by itself, and how long a route still lives, is no setting.
+        // What the kernel counts by itself, how long a route still lives, and when it notices a carrier, is no setting.
         try sh(
             """
-            ip -d -o link; ip -o address; ip rule; nft -s list ruleset; tc qdisc show
-            { ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//'
+            ip -d -o link | grep -v '^[0-9]*: cable@'; ip -o address; ip rule; nft -s list ruleset; tc qdisc show
+            { ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//; s/ linkdown//'
             for link in $(tc qdisc show | sed -n 's/^qdisc clsact .* dev \\([^ ]*\\) .*/\\1/p'); do
                 echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
             done

@@ -1,0 +1,138 @@
+import Kernel
+import TestSupport
+import Testing
+
+/// Each is refused with a reason and a remedy, before anything changes.
+@Suite struct BadInputTests {
+    struct Case: CustomTestStringConvertible, Sendable {
+        var arguments: String
+        var status: Int32 = 64
+        /// Must stand in the message.
+        var says: [String]
+
+        var testDescription: String { arguments }
+    }
+
+    static let cases = [
+        Case(arguments: "up --parent enp0s8", says: ["no VLAN given"]),
+        Case(arguments: "up --parent enp0s8 --vlan 0=172.16.10.1/24", says: ["0 marks frames", "1 to 4094"]),
+        Case(arguments: "up --parent enp0s8 --vlan 4095=172.16.10.1/24", says: ["4095 is reserved", "1 to 4094"]),
+        Case(arguments: "up --parent enp0s8 --vlan guests=172.16.10.1/24", says: ["'guests' is not a VLAN id"]),
+        Case(arguments: "up --parent enp0s8 --vlan -1=172.16.10.1/24", says: ["VLAN id"]),
+        Case(arguments: "up --parent enp0s8 --vlan 0100=172.16.10.1/24", says: ["'0100' is not a VLAN id"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100", says: ["no '='"]),
+        Case(
+            arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan 100=172.16.20.1/24", says: ["given twice"]),
+        Case(
+            arguments: "up --parent enp0s8 --vlan 100=172.16.10.0/24",
+            says: ["172.16.10.0 is the address of the subnet"]),
+        Case(
+            arguments: "up --parent enp0s8 --vlan 100=172.16.10.255/24",
+            says: ["172.16.10.255 is the broadcast address"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=fd00:10::/64", says: ["address of the subnet fd00:10::/64"]),
+        Case(
+            arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan 200=172.16.10.2/24",
+            says: ["172.16.10.0/24 of VLAN 100", "172.16.10.0/24 of VLAN 200 overlap"]),
+        Case(
+            arguments: "up --parent enp0s8 --vlan 100=172.16.0.1/16 --vlan 150=10.0.0.1/8 --vlan 200=172.16.20.1/24",
+            says: ["172.16.0.0/16 of VLAN 100", "172.16.20.0/24 of VLAN 200 overlap"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=172.16.10.1", says: ["no prefix length", "172.16.10.1/24"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/33", says: ["prefix length from 0 to 32"]),
+        Case(
+            arguments: "up --parent enp0s8 --vlan 100=172.16.10.300/24",
+            says: ["'172.16.10.300' is not an IPv4 or IPv6"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=224.0.0.1/24", says: ["multicast"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=127.0.0.2/8", says: ["loopback"]),
+        Case(
+            arguments: "up --parent enp0s9 --vlan 100=172.16.10.1/24", says: ["no interface 'enp0s9'", "cable, enp0s8"]),
+        Case(arguments: "up --parent lo --vlan 100=172.16.10.1/24", says: ["loopback interface"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/24 --deny 100:300", says: ["no VLAN 300"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/24 --deny 100", says: ["FROM:TO"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/24 --masquerade some", says: ["vlans", "uplink"]),
+        Case(arguments: "up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver vconfig", says: ["8021q", "ebpf"]),
+        Case(arguments: "rules --parent enp0s8 --vlan 4095=172.16.10.1/24", says: ["4095 is reserved"]),
+        Case(arguments: "hosts --vlan 100=172.16.10.1/24 --parent enp0s8 --format cisco", says: ["docker", "netplan"]),
+    ]
+
+    @Test(arguments: cases) func isRefused(_ wrong: Case) throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        let result = try host.vrouter(wrong.arguments)
+        #expect(result.status == wrong.status, "\(result)")
+        for text in wrong.says { #expect(result.errors.contains(text), "\(result.errors)") }
+        #expect(result.output.isEmpty)
+        try requireUnchanged(host, since: before)
+    }
+
+    @Test func anAddressThatAnotherInterfaceHas() throws {
+        let host = try TestHost()
+        try host.sh("ip address add 172.16.10.1/24 dev cable")
+        let before = try host.snapshot()
+        let result = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24")
+        #expect(
+            result.status == 64 && result.errors.contains("cable has the address 172.16.10.1/24 already"), "\(result)")
+        let overlap = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.0.1/16")
+        #expect(
+            overlap.status == 64 && overlap.errors.contains("overlaps 172.16.10.0/24, which cable is in"), "\(overlap)")
+        try requireUnchanged(host, since: before)
+    }
+
+    @Test func aForeignTableOfTheSameName() throws {
+        let host = try TestHost()
+        try host.sh("nft add table inet vrouter; nft add chain inet vrouter mine")
+        let before = try host.snapshot()
+        let result = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24")
+        #expect(result.status == 64 && result.errors.contains("vrouter has not made"), "\(result)")
+        try requireUnchanged(host, since: before)
+    }
+
+    @Test func aDamagedStateFile() throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24").status == 0)
+        let before = try host.snapshot()
+        let file = try host.sh("echo /run/vrouter/netns-$(stat -Lc %i /proc/self/ns/net).json").dropLast()
+        let content = try host.sh("cat \(file)")
+        for (damage, reason) in [
+            ("echo '{' >\(file)", "damaged"),
+            ("echo '{\"version\": 99}' >\(file)", "another version"),
+            ("echo '{\"name\": \"other\"}' >\(file)", "no 'version'"),
+            ("sed -i 's/\"phase\":\"applied\"/\"phase\":\"dreaming\"/' \(file)", "phase"),
+            ("chown 65534 \(file)", "belongs to user 65534"),
+        ] {
+            try host.sh(damage)
+            for command in ["up --parent enp0s8 --vlan 100=172.16.10.1/24", "down", "status"] {
+                let result = try host.vrouter(command)
+                #expect(result.status == 64 && result.errors.contains(reason), "\(damage), \(command): \(result)")
+                #expect(result.errors.contains("remedy:"))
+            }
+            try requireUnchanged(host, since: before, damage)
+            try host.sh("chown 0 \(file); cat >\(file) <<'END'\n\(content)\nEND")
+        }
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    /// State of a namespace that had the same inode number is nobody's.
+    @Test func aStateFileOfANamespaceThatIsGone() throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24").status == 0)
+        let file = try host.sh("echo /run/vrouter/netns-$(stat -Lc %i /proc/self/ns/net).json").dropLast()
+        try host.sh("sed 's/\"namespaceCookie\":[0-9]*/\"namespaceCookie\":1/' \(file) >\(file).copy")
+        #expect(try host.vrouter("down").status == 0)
+        try host.sh("mv \(file).copy \(file)")
+        #expect(try host.vrouter("status").status == 3)
+        #expect(try host.vrouter("down").output == "nothing to do\n")
+        #expect(try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24").status == 0)
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    /// A system call filter stands in for a kernel that lacks something; it answers as such a kernel does.
+    @Test func aKernelThatLacksSomething() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        if try !host.hasVLANDevices {
+            let result = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver 8021q")
+            #expect(result.status == 69 && result.errors.contains("no VLAN devices (CONFIG_VLAN_8021Q)"), "\(result)")
+        }
+        try requireUnchanged(host, since: before)
+    }
+}
