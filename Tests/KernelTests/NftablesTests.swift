@@ -130,6 +130,32 @@ struct NftablesTests {
         #expect(tables[1].contains("eth0.3") && !tables[1].contains("enp0s8"))
     }
 
+    @Test("Replacing is one transaction, whatever its size: there is no instant between the old table and the new one")
+    func oneTransaction() throws {
+        let rulesets = try [
+            Ruleset(article()), Ruleset(article(.all)), Ruleset(generated(parent: "eth0", vlans: Array(1...4094))),
+        ]
+        let generations = try Namespace.runInNew { () throws(KernelError) in
+            let nftables = try Nftables()
+            // The kernel numbers its transactions.
+            func generation() throws(KernelError) -> UInt64? {
+                try nftables.get(NFT_MSG_GETGEN, .inet, "ask for the generation")?.attributes
+                    .networkInteger(NFTA_GEN_ID.rawValue)
+            }
+            var generations = [try generation()]
+            for ruleset in rulesets {
+                try nftables.replace(with: ruleset)
+                generations.append(try generation())
+            }
+            try nftables.check(rulesets[0])
+            generations.append(try generation())
+            return generations
+        }
+        let first = try #require(generations[0])
+        // Verifying only is none.
+        #expect(generations == [first, first + 1, first + 2, first + 3, first + 3])
+    }
+
     @Test("A transaction that fails leaves the table as it was, and the error says what failed")
     func fails() throws {
         let valid = try Ruleset(article())
@@ -201,22 +227,33 @@ struct NftablesTests {
         // As many exceptions as gateways, so that the map takes several messages, too.
         let policy = try generated(
             parent: "eth0", vlans: Array(1...count), denied: (1..<count).map { ("eth0.\($0)", "eth0.\($0 + 1)") })
-        let (duration, listing, prints) = try Namespace.runInNew { () throws(KernelError) in
+        let ruleset = Ruleset(policy)
+        let text = ruleset.nftText
+        let (ours, theirs, listing, prints) = try Namespace.runInNew { () throws(KernelError) in
             let nftables = try Nftables()
             let clock = ContinuousClock()
-            let start = clock.now
-            try nftables.replace(with: Ruleset(policy))
-            let duration = clock.now - start
-            let listing = try nft("list", "table", "inet", "vrouter")
-            let ours = try nftables.fingerprint()
-            try nft("-f", "-", input: Ruleset(policy).nftText)
-            return (duration, listing, [ours, try nftables.fingerprint()])
+            var (ours, theirs): ([Duration], [Duration]) = ([], [])
+            var prints: Set<String?> = []
+            for _ in 0..<5 {
+                let start = clock.now
+                try nftables.replace(with: ruleset)
+                ours.append(clock.now - start)
+                prints.insert(try nftables.fingerprint())
+                let secondStart = clock.now
+                try nft("-f", "-", input: text)
+                theirs.append(clock.now - secondStart)
+                prints.insert(try nftables.fingerprint())
+            }
+            try nftables.replace(with: ruleset)
+            return (ours, theirs, try nft("list", "table", "inet", "vrouter"), prints)
         }
-        #expect(prints[0] != nil && prints[0] == prints[1])
-        let text = try #require(listing.split(separator: "map pairs").first)
-        #expect(text.split(separator: "\"").filter { $0.hasPrefix("eth0.") }.count == Int(count))
+        // The best of each, since the machine is shared; twice, since this is built for debugging and nft is not.
+        let (best, bestOfNft) = try (#require(ours.min()), #require(theirs.min()))
+        #expect(best < bestOfNft * 2)
+        #expect(prints.count == 1 && prints != [nil])
+        let sets = try #require(listing.split(separator: "map pairs").first)
+        #expect(sets.split(separator: "\"").filter { $0.hasPrefix("eth0.") }.count == Int(count))
         #expect(listing.split(separator: "goto denied").count - 1 == Int(count) - 1)
-        #expect(duration < .seconds(2), "\(duration)")
     }
 
     // MARK: Drift
