@@ -62,7 +62,7 @@ struct NftablesBatch {
 
 extension NftablesBatch {
     /// Room for any message here, in octets. libnftnl and libmnl do not check: names and comments come from a `Ruleset`
-    /// (15 and 127 octets at most) or from a table's name that the kernel limits to 255, rules have ten expressions of
+    /// (15 and 127 octets at most) or are 255 octets at most (`NftablesSelection.canExist`), rules have ten expressions of
     /// less than 100 octets, and elements are counted (`elementsPerMessage`).
     fileprivate static let messageRoom = 1 << 16
 
@@ -391,6 +391,18 @@ enum NftablesSelection {
     case rules(table: String)
     case sets(table: String)
     case elements(table: String, set: String)
+
+    /// Whether the kernel could have such names: shorter than NFT_NAME_MAXLEN, and without a zero that would end them
+    /// early. Others are never written to a message, where room is limited.
+    var canExist: Bool {
+        let names =
+            switch self {
+            case .everything: [String]()
+            case .table(let table), .rules(let table), .sets(let table): [table]
+            case .elements(let table, let set): [table, set]
+            }
+        return names.allSatisfy { $0.utf8.count < Int(NFT_NAME_MAXLEN) && !$0.utf8.contains(0) }
+    }
 }
 
 /// A message that asks for objects.

@@ -82,6 +82,7 @@ import SystemPackage
 
     /// Removes a table with everything in it. False: it was not there.
     public func delete(table name: String, family: Family = .inet) throws(KernelError) -> Bool {
+        guard NftablesSelection.table(name).canExist else { return false }
         do {
             try send(NftablesBatch(deleting: name, family: family), commit: true)
             return true
@@ -116,6 +117,7 @@ import SystemPackage
     func dump(
         _ type: nf_tables_msg_types, _ family: Family, _ operation: String, _ selection: NftablesSelection = .everything
     ) throws(KernelError) -> [NetlinkMessage] {
+        guard selection.canExist else { return [] }
         let bytes = nftablesRequest(type, family, selection, flags: UInt16(NLM_F_DUMP))
         var messages: [NetlinkMessage] = []
         var sawEnd = false
@@ -139,6 +141,7 @@ import SystemPackage
     func get(
         _ type: nf_tables_msg_types, _ family: Family, _ operation: String, _ selection: NftablesSelection = .everything
     ) throws(KernelError) -> NetlinkMessage? {
+        guard selection.canExist else { return nil }
         let bytes = nftablesRequest(type, family, selection, flags: 0)
         var answer: NetlinkMessage?
         var failure: KernelError?
