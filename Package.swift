@@ -58,7 +58,8 @@ let package = Package(
         .testTarget(name: "FirewallTests", dependencies: ["Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "KernelTests", dependencies: ["Kernel", "Firewall", "Packets", "TestSupport"], swiftSettings: strict),
-        .testTarget(name: "RouterTests", dependencies: ["Router", "Firewall", "Packets"], swiftSettings: strict),
+        .testTarget(
+            name: "RouterTests", dependencies: ["Router", "Kernel", "Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "SystemTests", dependencies: ["Kernel", "Packets", "Router", "TestSupport"], swiftSettings: strict),
     ]

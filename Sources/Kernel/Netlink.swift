@@ -262,7 +262,7 @@ public struct NetlinkMessage: Sendable {
             let attributes = Attributes(payload.dropFirst(4 + (request + 3) & ~3))
             detail = attributes.string(Int(NLMSGERR_ATTR_MSG.rawValue))
         }
-        return KernelError(operation, Errno(rawValue: -code), detail: detail)
+        return KernelError(operation, Errno(rawValue: code == .min ? .max : -code), detail: detail)
     }
 
     /// The attributes behind a fixed header of `size` octets.

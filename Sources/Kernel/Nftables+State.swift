@@ -44,6 +44,20 @@ extension Nftables {
         /// What happens to a packet that no rule decides about.
         public let acceptsByDefault: Bool
         public let ruleCount: Int
+
+        public init(
+            family: Family, table: String, name: String, type: String, hook: String, priority: Int32,
+            acceptsByDefault: Bool, ruleCount: Int
+        ) {
+            self.family = family
+            self.table = table
+            self.name = name
+            self.type = type
+            self.hook = hook
+            self.priority = priority
+            self.acceptsByDefault = acceptsByDefault
+            self.ruleCount = ruleCount
+        }
     }
 
     /// All base chains of all tables, which includes those of iptables-nft, but not those of legacy iptables.

@@ -19,6 +19,8 @@ struct Host {
         case present(fingerprint: String)
         /// Reading it needs CAP_NET_ADMIN.
         case unknown
+        /// The kernel has no nf_tables.
+        case unsupported(KernelError)
     }
 
     /// What the `ebpf` driver has on its parent and gateways.
@@ -67,18 +69,18 @@ struct Host {
             routes: try kernel { () throws(KernelError) in try socket.routes() },
             sysctl: { sysctl in (try? sysctl.read()) ?? nil },
             configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
-            table: try readTable(), trunk: Trunk())
+            table: readTable(), trunk: Trunk())
         if let parent = parent.flatMap(host.link) { host.trunk = try readTrunk(socket, parent, vlans, links) }
         return host
     }
 
-    static func readTable() throws(Failure) -> Table {
+    static func readTable() -> Table {
         do {
             let fingerprint = try Nftables().fingerprint(table: tableName)
             return fingerprint.map { .present(fingerprint: $0) } ?? .absent
         } catch {
             if error.errno == .notPermitted || error.errno == .permissionDenied { return .unknown }
-            throw Failure(error)
+            return .unsupported(error)
         }
     }
 

@@ -246,7 +246,7 @@ private struct Planner {
     }
 
     private mutating func deleteTable() {
-        guard state.table != nil, host.table != .absent else { return }
+        guard state.table != nil, case .present = host.table else { return }
         actions.append(.deleteTable)
     }
 
@@ -271,7 +271,7 @@ private struct Planner {
     private mutating func planRuleset(_ wanted: Configuration, alsoFor dropped: [VLANID]) throws(Failure) {
         let ruleset = Ruleset(try wanted.policy(alsoFor: dropped))
         let text = ruleset.nftText
-        if state.table == nil, host.table != .absent, host.table != .unknown {
+        if state.table == nil, case .present = host.table {
             throw Failure(
                 .usage, "there is a table inet \(Host.tableName) that vrouter has not made",
                 remedy: "see whose it is (nft list table inet \(Host.tableName)); "
@@ -282,6 +282,7 @@ private struct Planner {
             case .absent: false
             case .present(let fingerprint): state.table?.fingerprint == fingerprint
             case .unknown: state.table != nil && state.phase == .applied
+            case .unsupported(let error): throw Failure(error)
             }
         if !dropped.isEmpty || state.table?.ruleset != text || !isThere { actions.append(.commit(ruleset)) }
         held.table = state.table ?? State.Table(ruleset: text, fingerprint: nil)

@@ -142,7 +142,7 @@ public struct Router {
 
     private func finish(_ outcome: State?, _ file: StateFile) throws(Failure) {
         guard var outcome else { return try file.remove() }
-        if case .present(let fingerprint) = try Host.readTable() { outcome.table?.fingerprint = fingerprint }
+        if case .present(let fingerprint) = Host.readTable() { outcome.table?.fingerprint = fingerprint }
         try file.store(outcome)
     }
 

@@ -18,7 +18,7 @@ import Testing
         Case(arguments: "up --parent enp0s8 --vlan 0=172.16.10.1/24", says: ["0 marks frames", "1 to 4094"]),
         Case(arguments: "up --parent enp0s8 --vlan 4095=172.16.10.1/24", says: ["4095 is reserved", "1 to 4094"]),
         Case(arguments: "up --parent enp0s8 --vlan guests=172.16.10.1/24", says: ["'guests' is not a VLAN id"]),
-        Case(arguments: "up --parent enp0s8 --vlan -1=172.16.10.1/24", says: ["VLAN id"]),
+        Case(arguments: "up --parent enp0s8 --vlan -1=172.16.10.1/24", says: ["Missing value for '--vlan"]),
         Case(arguments: "up --parent enp0s8 --vlan 0100=172.16.10.1/24", says: ["'0100' is not a VLAN id"]),
         Case(arguments: "up --parent enp0s8 --vlan 100", says: ["no '='"]),
         Case(
@@ -125,14 +125,67 @@ import Testing
         #expect(try host.vrouter("down").status == 0)
     }
 
-    /// A system call filter stands in for a kernel that lacks something; it answers as such a kernel does.
-    @Test func aKernelThatLacksSomething() throws {
+    @Test func aKernelWithoutVLANDevices() throws {
         let host = try TestHost()
         let before = try host.snapshot()
-        if try !host.hasVLANDevices {
-            let result = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver 8021q")
+        let result = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver 8021q")
+        if try host.hasVLANDevices {
+            #expect(result.status == 0, "\(result)")
+            #expect(try host.vrouter("down").status == 0)
+        } else {
             #expect(result.status == 69 && result.errors.contains("no VLAN devices (CONFIG_VLAN_8021Q)"), "\(result)")
         }
         try requireUnchanged(host, since: before)
+    }
+
+    @Test func aKernelWithoutNFTables() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        let command = ["up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"]
+        let result = try host.run(lacking("nf_tables", [Product.path] + command))
+        #expect(result.status == 69 && result.errors.contains("remedy:"), "\(result)")
+        let doctor = try host.run(lacking("nf_tables", [Product.path, "doctor"]))
+        #expect(doctor.status == 1 && doctor.output.contains("✗ nf-tables"), "\(doctor)")
+        try requireUnchanged(host, since: before)
+        // The same through the filter's other end: nothing but what it lacks is in the way.
+        #expect(try host.run(lacking("nothing", [Product.path] + command)).status == 0)
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    @Test func aKernelWithNeitherVLANDevicesNorBPF() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        let driver = try host.hasVLANDevices ? ["--vlan-driver", "ebpf"] : []
+        let result = try host.run(
+            lacking("bpf", [Product.path, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"] + driver))
+        #expect(result.status == 69 && result.errors.contains("BPF programs"), "\(result)")
+        #expect(result.errors.contains("remedy:"))
+        try requireUnchanged(host, since: before)
+    }
+
+    /// The command behind a system call filter that answers as a kernel does which was built without something.
+    private func lacking(_ feature: String, _ command: [String]) -> [String] {
+        let script = """
+            import ctypes, os, platform, struct, sys
+            feature, command = sys.argv[1], sys.argv[2:]
+            bpf, socket = {"x86_64": (321, 41), "aarch64": (280, 198)}[platform.machine()]
+            # Instructions of classic BPF over struct seccomp_data: load a word, compare, return (linux/filter.h, linux/seccomp.h).
+            load, equal, answer = 0x20, 0x15, 0x06
+            allow, refuse = 0x7fff0000, 0x00050000
+            program = {
+                "nothing": [],
+                # ENOSYS
+                "bpf": [(load, 0, 0, 0), (equal, 0, 1, bpf), (answer, 0, 0, refuse | 38)],
+                # socket(_, _, NETLINK_NETFILTER): EPROTONOSUPPORT
+                "nf_tables": [(load, 0, 0, 0), (equal, 0, 3, socket), (load, 0, 0, 32), (equal, 0, 1, 12), (answer, 0, 0, refuse | 93)],
+            }[feature] + [(answer, 0, 0, allow)]
+            code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in program))
+            head = ctypes.create_string_buffer(struct.pack("HL", len(program), ctypes.addressof(code)))
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.prctl(38, 1, 0, 0, 0) == 0
+            assert libc.prctl(22, 2, head, 0, 0) == 0, ctypes.get_errno()
+            os.execv(command[0], command)
+            """
+        return ["python3", "-c", script, feature] + command
     }
 }

@@ -89,6 +89,11 @@ public struct CommandFailed: Error, CustomStringConvertible {
     public let script: String
     public let result: ChildProcess.Result
 
+    public init(script: String, result: ChildProcess.Result) {
+        self.script = script
+        self.result = result
+    }
+
     public var description: String { "\(script)\nexit status \(result.status)\n\(result.output)\(result.errors)" }
 }
 
