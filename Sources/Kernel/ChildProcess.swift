@@ -84,6 +84,31 @@ public final class ChildProcess: Sendable {
         try ChildProcess(arguments, input: input, environment: environment).wait()
     }
 
+    /// Starts a program in a session of its own, which nobody waits for and which outlives this process.
+    public static func startDetached(_ arguments: [String]) throws(KernelError) {
+        var child: pid_t = 0
+        var actions = unsafe posix_spawn_file_actions_t()
+        unsafe posix_spawn_file_actions_init(&actions)
+        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        for number: Int32 in 0...2 {
+            unsafe posix_spawn_file_actions_addopen(&actions, number, "/dev/null", O_RDWR, 0)
+        }
+        unsafe posix_spawn_file_actions_addchdir_np(&actions, "/")
+        var attributes = posix_spawnattr_t()
+        unsafe posix_spawnattr_init(&attributes)
+        defer { unsafe posix_spawnattr_destroy(&attributes) }
+        unsafe posix_spawnattr_setflags(&attributes, Int16(vr_spawn_new_session()))
+        let variables = ThisProcess.environment.map { "\($0)=\($1)" }
+        let status = unsafe withCStrings(arguments) { pointers in
+            unsafe withCStrings(variables) { variables in
+                unsafe posix_spawn(&child, arguments.first ?? "", &actions, &attributes, pointers, variables)
+            }
+        }
+        guard status == 0 else { throw KernelError("start \(arguments.first ?? "")", Errno(rawValue: status)) }
+    }
+
+    public static func signal(_ number: Int32, to process: Int32) { kill(process, number) }
+
     /// Replaces this process. Returns only if that failed.
     public static func replaceThisProcess(_ arguments: [String]) -> KernelError {
         _ = unsafe withCStrings(arguments) { pointers in unsafe execvp(arguments.first ?? "", pointers) }
@@ -120,6 +145,7 @@ private func withCStrings<Result>(
 /// Numbers that every Linux has in common.
 public enum SignalNumber {
     public static let kill = SIGKILL
+    public static let terminate = SIGTERM
     public static let stop = SIGSTOP
     public static let resume = SIGCONT
 }
@@ -129,6 +155,16 @@ public enum ThisProcess {
     /// As a person finds it: `process 4711 (vrouter up)`.
     public static var description: String {
         "process \(getpid()) (\(CommandLine.arguments.prefix(2).joined(separator: " ")))"
+    }
+
+    public static var identifier: Int32 { getpid() }
+
+    /// The file of this program, wherever it was found.
+    public static var executable: String {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = unsafe readlink("/proc/self/exe", &buffer, buffer.count)
+        guard count > 0 else { return "/proc/self/exe" }
+        return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     public static var isRoot: Bool { geteuid() == 0 }

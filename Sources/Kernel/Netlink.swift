@@ -9,7 +9,10 @@ import SystemPackage
 @safe public struct NetlinkSocket: ~Copyable {
     private let socket: OpaquePointer
 
-    /// - Parameter groups: multicast groups, as a mask of `RTMGRP_` values.
+    /// Changes of links, to be received as messages like those of `links()`.
+    public static let linkGroup = UInt32(RTMGRP_LINK)
+
+    /// - Parameter groups: multicast groups, as a mask.
     public init(groups: UInt32 = 0) throws(KernelError) {
         // SAFETY: libmnl returns an owned handle or nil; deinit closes it.
         guard let socket = unsafe mnl_socket_open2(NETLINK_ROUTE, Int32(SOCK_CLOEXEC.rawValue)) else {

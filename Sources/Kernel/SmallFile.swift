@@ -92,6 +92,13 @@ public struct FileLock: ~Copyable {
         try? file.close()
     }
 
+    /// Whether anybody has the lock now.
+    public var isHeld: Bool {
+        guard flock(file.rawValue, LOCK_EX | LOCK_NB) == 0 else { return true }
+        flock(file.rawValue, LOCK_UN)
+        return false
+    }
+
     /// - Returns: whether the lock is now ours; then `holder` is what others read.
     public func tryLock(holder: String) -> Bool {
         guard flock(file.rawValue, LOCK_EX | LOCK_NB) == 0 else { return false }

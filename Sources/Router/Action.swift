@@ -20,6 +20,8 @@ enum Action: Hashable {
     case disconnect([VLANID], parent: String, Host.ProgramHook)
     case changeAddresses([AddressChange])
     case deleteLinks([String])
+    case startFollower
+    case stopFollower
 
     struct Setting: Hashable {
         var sysctl: Sysctl
@@ -44,10 +46,12 @@ enum Action: Hashable {
         var macAddress: MACAddress?
         var mtu: UInt32
 
+        static func peerName(_ id: VLANID, parentIndex: UInt32) -> String { "vr\(parentIndex).\(id)" }
+
         /// With the parent's address and MTU, as a VLAN device has them.
         init(name: String, id: VLANID, parent: Link) {
             self.name = name
-            peer = "vr\(parent.index).\(id)"
+            peer = Self.peerName(id, parentIndex: parent.index)
             self.id = id
             macAddress = parent.macAddress
             mtu = parent.mtu
@@ -106,6 +110,8 @@ enum Action: Hashable {
                 }
             }
         case .deleteLinks(let links): links.map { "ip link del dev \($0)" }
+        case .startFollower: ["vrouter follow &"]
+        case .stopFollower: ["pkill -f 'vrouter follow'"]
         }
     }
 
@@ -141,6 +147,8 @@ enum Action: Hashable {
         case .disconnect(let vlans, let parent, _): "disconnect \(count(vlans.count, "VLAN")) from \(parent)"
         case .changeAddresses(let changes): "change \(changes.count) address\(changes.count == 1 ? "" : "es")"
         case .deleteLinks(let links): "delete \(count(links.count, "VLAN interface"))"
+        case .startFollower: "follow the parent's carrier, MTU and address"
+        case .stopFollower: "no longer follow the parent"
         }
     }
 }

@@ -6,8 +6,13 @@ import SystemPackage
 /// Carries out actions.
 struct Apply: ~Copyable {
     private let socket: NetlinkSocket
+    private let followerCommand: [String]
 
-    init(_ socket: consuming NetlinkSocket) { self.socket = socket }
+    /// - Parameter followerCommand: what runs `Follower.run()`.
+    init(_ socket: consuming NetlinkSocket, followerCommand: [String] = []) {
+        self.socket = socket
+        self.followerCommand = followerCommand
+    }
 
     func perform(_ action: Action) throws(KernelError) {
         var batch = NetlinkBatch()
@@ -86,6 +91,10 @@ struct Apply: ~Copyable {
                 }
             }
             try socket.execute(batch)
+        case .startFollower:
+            try Follower.start(followerCommand)
+        case .stopFollower:
+            try Follower.stop()
         case .deleteLinks(let names):
             let names = Set(names)
             try socket.deleteLinks(try socket.links().filter { names.contains($0.name) })

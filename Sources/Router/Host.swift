@@ -36,6 +36,8 @@ struct Host {
         var gateways: [VLANID: UInt32] = [:]
         /// Gateways whose own program is there.
         var pushing: Set<UInt32> = []
+        /// Whether a process keeps the gateways like the parent.
+        var isFollowed = false
     }
 
     enum ProgramHook: String, Hashable {
@@ -90,6 +92,7 @@ struct Host {
         do {
             var trunk = Trunk()
             let onTCX = try TCX.programs(linkIndex: parent.index, hook: .ingress)
+            trunk.isFollowed = ((try? Follower.process()) ?? nil) != nil
             trunk.hook = onTCX == nil ? .clsact : .tcx
             let clsact = Set(try socket.queueingDisciplines().filter { $0.kind == "clsact" }.map(\.linkIndex))
             trunk.hasClsact = clsact.contains(parent.index)

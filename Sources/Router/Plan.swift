@@ -62,6 +62,7 @@ private struct Planner {
             try checkAddresses(wanted)
         }
         let dropped = droppedVLANs()
+        if wanted == nil, state.startedFollower, host.trunk.isFollowed { actions.append(.stopFollower) }
 
         restoreUnwantedSysctls(dropped)
         if let wanted {
@@ -76,6 +77,7 @@ private struct Planner {
             setGatewaySysctls(wanted)
             raise(wanted)
             setForwarding(wanted)
+            startFollower()
         }
         remove(dropped)
         if let wanted {
@@ -352,6 +354,13 @@ private struct Planner {
         actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, host.trunk.hook))
     }
 
+    private mutating func startFollower() {
+        guard state.driver == .ebpf, !host.trunk.isFollowed else { return }
+        actions.append(.startFollower)
+        held.startedFollower = true
+        outcome.startedFollower = true
+    }
+
     private mutating func changeAddresses(_ dropped: [VLANID]) {
         var changes: [Action.AddressChange] = []
         for id in state.addresses.keys.sorted() {
@@ -473,6 +482,6 @@ extension State {
     /// Whether nothing of the host has been changed.
     var isEmpty: Bool {
         links.isEmpty && addresses.isEmpty && raised.isEmpty && sysctls.isEmpty && table == nil && !madePromiscuous
-            && !addedClsact && !attachedProgram
+            && !addedClsact && !attachedProgram && !startedFollower
     }
 }

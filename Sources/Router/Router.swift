@@ -35,9 +35,16 @@ public struct Router {
 
     private let report: (Event) -> Void
     private let fault: Fault?
+    private let followerCommand: [String]
 
-    public init(report: @escaping (Event) -> Void = { _ in }, fault: Fault? = nil) {
+    /// - Parameters:
+    ///   - report: told what happens.
+    ///   - followerCommand: a program and its arguments that call `Follower.run()`.
+    public init(
+        report: @escaping (Event) -> Void = { _ in }, followerCommand: [String], fault: Fault? = nil
+    ) {
         self.report = report
+        self.followerCommand = followerCommand
         self.fault = fault
     }
 
@@ -131,7 +138,8 @@ public struct Router {
     }
 
     private func perform(_ actions: [Action]) throws(Failure) {
-        let apply = Apply(try kernel { () throws(KernelError) in try NetlinkSocket() })
+        let apply = Apply(
+            try kernel { () throws(KernelError) in try NetlinkSocket() }, followerCommand: followerCommand)
         for (number, action) in actions.enumerated() {
             report(.step(number: number + 1, of: actions.count, summary: action.summary))
             try fault?(number, .before)
@@ -148,7 +156,7 @@ public struct Router {
 
     /// Plans back from the journal to what was there before, and does that.
     private func undo(to former: State?, from journal: State, _ file: StateFile) throws(Failure) {
-        let quiet = Router()
+        let quiet = Router(followerCommand: followerCommand)
         // Behind a change that was cut short there is no state to go back to but the host's own.
         let goal = former?.phase == .applied ? former : nil
         let host = try read(for: journal, goal?.configuration ?? journal.configuration)

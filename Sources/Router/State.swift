@@ -28,6 +28,7 @@ struct State: Hashable, Codable {
     var madePromiscuous = false
     var addedClsact = false
     var attachedProgram = false
+    var startedFollower = false
     /// Parameters that we changed, in the order in which they are to be restored.
     var sysctls: [FormerValue] = []
     /// The ruleset as we committed it, and as the kernel then showed it.
@@ -97,14 +98,14 @@ struct StateFile {
         }
         do {
             let header = try JSONDecoder().decode(Header.self, from: Data(bytes))
+            // Whatever else is in a file of another boot or namespace, what it is about is gone.
+            guard header.bootID == bootID, header.namespaceInode == identity.inode,
+                header.namespaceCookie == identity.cookie
+            else { return nil }
             guard header.version == State.currentVersion else {
                 throw corrupt("was written by another version of vrouter (format \(header.version))")
             }
-            let state = try JSONDecoder().decode(State.self, from: Data(bytes))
-            let isCurrent =
-                state.bootID == bootID && state.namespaceInode == identity.inode
-                && state.namespaceCookie == identity.cookie
-            return isCurrent ? state : nil
+            return try JSONDecoder().decode(State.self, from: Data(bytes))
         } catch let failure as Failure {
             throw failure
         } catch {
@@ -112,7 +113,12 @@ struct StateFile {
         }
     }
 
-    private struct Header: Decodable { var version: Int }
+    private struct Header: Decodable {
+        var version: Int
+        var bootID: String
+        var namespaceInode: UInt64
+        var namespaceCookie: UInt64?
+    }
 
     private static func reason(_ error: any Error) -> String {
         guard let error = error as? DecodingError else { return "\(error)" }

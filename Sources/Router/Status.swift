@@ -147,6 +147,8 @@ extension Action {
         case .changeAddresses(let changes):
             changes.map { "\($0.link) \($0.verb == .add ? "lacks" : "still has") the address \($0.address)" }
         case .deleteLinks(let links): links.map { "\($0) is still there" }
+        case .startFollower: ["nothing follows the parent's carrier (vrouter follow)"]
+        case .stopFollower: ["something still follows the parent's carrier"]
         }
     }
 }

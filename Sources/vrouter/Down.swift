@@ -1,4 +1,5 @@
 import ArgumentParser
+import Kernel
 import Router
 
 struct Down: ParsableCommand {
@@ -16,7 +17,10 @@ struct Down: ParsableCommand {
     var json = false
 
     func run() throws {
-        let router = Router(report: json ? { _ in } : Progress().report, fault: try Fault.fromEnvironment())
+        let router = Router(
+            report: json ? { _ in } : Progress().report,
+            followerCommand: [ThisProcess.executable, Follow._commandName],
+            fault: try Fault.fromEnvironment())
         let outcome = try reportingFailure { () throws(Failure) in try router.down(dryRun: dryRun) }
         if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun)) }
         if outcome.steps.isEmpty {

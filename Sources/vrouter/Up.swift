@@ -30,7 +30,10 @@ struct Up: ParsableCommand {
 
     func run() throws {
         let configuration = try routing.configuration()
-        let router = Router(report: json ? { _ in } : Progress().report, fault: try Fault.fromEnvironment())
+        let router = Router(
+            report: json ? { _ in } : Progress().report,
+            followerCommand: [ThisProcess.executable, Follow._commandName],
+            fault: try Fault.fromEnvironment())
         let outcome = try reportingFailure { () throws(Failure) in
             try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun)
         }

@@ -9,6 +9,8 @@ public final class TestHost {
     public init(trunk: Bool = true) throws {
         name = "vrouter-test-\(UInt32.random(in: 0 ... .max))"
         try Namespace.add(name)
+        // IPv6 addresses are usable at once, and their state does not change under a comparison.
+        try sh("echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad; echo 0 >/proc/sys/net/ipv6/conf/all/accept_dad")
         if trunk {
             try sh(
                 """
@@ -21,6 +23,12 @@ public final class TestHost {
     }
 
     deinit {
+        Namespace.endProcesses(in: [name])
+        // Nobody will ask for its state again.
+        let identity = try? Namespace.run(in: name) { () throws(KernelError) in try Namespace.current() }
+        for file in SmallFile.names(in: "/run/vrouter") where file.hasPrefix("netns-\(identity?.inode ?? 0).") {
+            _ = try? SmallFile.delete("/run/vrouter/\(file)")
+        }
         try? Namespace.delete(name)
     }
 
@@ -63,6 +71,9 @@ public final class TestHost {
             { ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//; s/ linkdown//'
             for link in $(tc qdisc show | sed -n 's/^qdisc clsact .* dev \\([^ ]*\\) .*/\\1/p'); do
                 echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
+            done
+            for process in /proc/[0-9]*; do
+                [ "$process/ns/net" -ef /proc/self/ns/net ] && tr '\\0' ' ' <"$process/cmdline" | grep 'vrouter ' || true
             done
             grep -rs . /proc/sys/net --exclude=nf_conntrack_count --exclude=flush || true
             """

@@ -43,6 +43,8 @@ int vr_unshare_net(void);
 int vr_setns_net(int fd);
 int vr_memory_file(const char *name);
 char **vr_environment(void);
+int vr_spawn_new_session(void);
+int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *, const char *);
 
 // errno is a macro.
 static inline int vr_errno(void) { return errno; }

@@ -1,0 +1,82 @@
+import Kernel
+import Packets
+
+/// A small process beside the `ebpf` driver: what the kernel does for VLAN devices when their parent changes. A gateway interface
+/// has no carrier while the parent has none, has no larger MTU, has its address, and goes when it goes. No packet depends on it.
+public enum Follower {
+    private static func lockPath(_ file: StateFile) -> String { "\(file.path).follower" }
+
+    /// The process that follows in the calling thread's network namespace; nil: none.
+    static func process() throws(Failure) -> Int32? {
+        let path = lockPath(try StateFile())
+        guard SmallFile.owner(path) != nil else { return nil }
+        let lock = try kernel { () throws(KernelError) in try FileLock(path) }
+        return lock.isHeld ? Int32(lock.holder) : nil
+    }
+
+    static func start(_ command: [String]) throws(KernelError) {
+        try ChildProcess.startDetached(command)
+        // It is there when it has its lock, which the next one to look goes by.
+        for _ in 0..<200 {
+            if ((try? process()) ?? nil) != nil { return }
+            ThisProcess.sleep(milliseconds: 10)
+        }
+        throw KernelError("start \(command.joined(separator: " "))", .timedOut)
+    }
+
+    static func stop() throws(KernelError) {
+        for attempt in 0..<200 {
+            guard let process = (try? process()) ?? nil else { break }
+            ChildProcess.signal(attempt < 100 ? SignalNumber.terminate : SignalNumber.kill, to: process)
+            ThisProcess.sleep(milliseconds: 10)
+        }
+        if let file = try? StateFile() { try SmallFile.delete(lockPath(file)) }
+    }
+
+    /// Follows until the parent or vrouter's state is gone.
+    public static func run() throws(Failure) {
+        let file = try StateFile()
+        let lock = try kernel { () throws(KernelError) in try FileLock(lockPath(file)) }
+        guard lock.tryLock(holder: "\(ThisProcess.identifier)") else { return }
+        // First the events, then the look: what changes in between is an event.
+        let events = try kernel { () throws(KernelError) in try NetlinkSocket(groups: NetlinkSocket.linkGroup) }
+        let requests = try kernel { () throws(KernelError) in try NetlinkSocket() }
+        while let state = try file.load(), state.driver == .ebpf {
+            let links = try kernel { () throws(KernelError) in try requests.links() }
+            let parent = links.first { $0.index == state.parentIndex && $0.name == state.configuration.parent }
+            try? follow(parent, state, links, requests)
+            guard parent != nil else { return }
+            do {
+                _ = try events.receive("wait for changes of links")
+            } catch {
+                // Events were lost: looking again is all that one of them would have caused.
+                guard error.errno == .noBufferSpace || error.errno == .interrupted else { throw Failure(error) }
+            }
+        }
+    }
+
+    private static func follow(
+        _ parent: Link?, _ state: State, _ links: [Link], _ socket: borrowing NetlinkSocket
+    ) throws(KernelError) {
+        let named = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        var batch = NetlinkBatch()
+        var orphans: [Link] = []
+        for id in state.links.sorted() {
+            let peerName = Action.VethGateway.peerName(id, parentIndex: state.parentIndex)
+            guard let gateway = named[state.configuration.interfaceName(id)], gateway.kind == "veth",
+                let peer = named[peerName], peer.kind == "veth"
+            else { continue }
+            guard let parent else {
+                orphans.append(gateway)
+                continue
+            }
+            if peer.isUp != parent.hasCarrier { batch.setLink(.index(peer.index), up: parent.hasCarrier) }
+            if gateway.mtu > parent.mtu { batch.setLink(.index(gateway.index), mtu: parent.mtu) }
+            if let address = parent.macAddress, gateway.macAddress != address {
+                batch.setLink(.index(gateway.index), macAddress: address)
+            }
+        }
+        try socket.execute(batch)
+        if !orphans.isEmpty { try socket.deleteLinks(orphans) }
+    }
+}
