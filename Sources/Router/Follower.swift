@@ -4,11 +4,9 @@ import Packets
 /// A small process beside the `ebpf` driver: what the kernel does for VLAN devices when their parent changes. A gateway interface
 /// has no carrier while the parent has none, has no larger MTU, has its address, and goes when it goes. No packet depends on it.
 public enum Follower {
-    private static func lockPath(_ file: StateFile) -> String { "\(file.path).follower" }
-
     /// The process that follows in the calling thread's network namespace; nil: none.
     static func process() throws(Failure) -> Int32? {
-        let path = lockPath(try StateFile())
+        let path = try StateFile().followerLockPath
         guard SmallFile.owner(path) != nil else { return nil }
         let lock = try kernel { () throws(KernelError) in try FileLock(path) }
         return lock.isHeld ? Int32(lock.holder) : nil
@@ -30,13 +28,13 @@ public enum Follower {
             ChildProcess.signal(attempt < 100 ? SignalNumber.terminate : SignalNumber.kill, to: process)
             ThisProcess.sleep(milliseconds: 10)
         }
-        if let file = try? StateFile() { try SmallFile.delete(lockPath(file)) }
+        if let file = try? StateFile() { try SmallFile.delete(file.followerLockPath) }
     }
 
     /// Follows until the parent or vrouter's state is gone.
     public static func run() throws(Failure) {
         let file = try StateFile()
-        let lock = try kernel { () throws(KernelError) in try FileLock(lockPath(file)) }
+        let lock = try kernel { () throws(KernelError) in try FileLock(file.followerLockPath) }
         guard lock.tryLock(holder: "\(ThisProcess.identifier)") else { return }
         // First the events, then the look: what changes in between is an event.
         let events = try kernel { () throws(KernelError) in try NetlinkSocket(groups: NetlinkSocket.linkGroup) }

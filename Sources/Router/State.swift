@@ -71,6 +71,9 @@ struct StateFile {
         lockPath = "\(Self.directory)/netns-\(identity.inode).lock"
     }
 
+    /// Held by the namespace's follower, whose process identifier it contains.
+    var followerLockPath: String { "\(path).follower" }
+
     /// A state for this namespace with nothing in it.
     func empty(_ configuration: Configuration, driver: Driver, parentIndex: UInt32) -> State {
         State(
@@ -150,7 +153,9 @@ struct StateFile {
     /// Removes the lock too: nobody will come for this namespace any more.
     func forget() throws(Failure) {
         try remove()
-        _ = try kernel { () throws(KernelError) in try SmallFile.delete(lockPath) }
+        for path in [lockPath, followerLockPath] {
+            _ = try kernel { () throws(KernelError) in try SmallFile.delete(path) }
+        }
     }
 
     /// Runs `body` while no other `up` or `down` changes this namespace. Waits half a minute for one that does: longer than any

@@ -37,25 +37,33 @@ struct Up: ParsableCommand {
         let outcome = try reportingFailure { () throws(Failure) in
             try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun)
         }
-        if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun)) }
+        // What keeps packets from passing although everything is set up: another firewall, above all.
+        let blocking =
+            dryRun
+            ? []
+            : try reportingFailure { () throws(Failure) in try Doctor.examine() }.filter { $0.severity == .blocking }
+        if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun, blocking: blocking)) }
         if outcome.steps.isEmpty {
             print("nothing to do")
         } else if dryRun {
             print(outcome.steps.flatMap(\.commands).joined(separator: "\n"))
-        }
-        for note in outcome.notes { print("note: \(note)") }
-        guard !dryRun else { return }
-        if !outcome.steps.isEmpty {
+        } else {
             for vlan in configuration.vlans {
                 let addresses = vlan.addresses.map(\.description).joined(separator: ", ")
                 print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) is the gateway \(addresses)")
             }
         }
-        if configuration.masquerade == .vlans || configuration.masquerade == .all {
-            print(
-                "note: --masquerade \(configuration.masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
-                    + "--masquerade uplink does not")
-        }
+        // Commands can be piped into a shell, to which a note is a comment.
+        for note in outcome.notes + maskingNote { print(dryRun ? "# note: \(note)" : "note: \(note)") }
+        for finding in blocking { print(finding.lines.joined(separator: "\n")) }
+    }
+
+    private var maskingNote: [String] {
+        guard routing.masquerade == .vlans || routing.masquerade == .all else { return [] }
+        return [
+            "--masquerade \(routing.masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
+                + "--masquerade uplink does not"
+        ]
     }
 }
 
@@ -75,12 +83,15 @@ struct OutcomeReport: Encodable {
     var driver: Driver?
     var steps: [Router.Step]
     var notes: [String]
+    /// What keeps packets from passing all the same.
+    var blocking: [Finding]
 
-    init(_ outcome: Router.Outcome, dryRun: Bool) {
+    init(_ outcome: Router.Outcome, dryRun: Bool, blocking: [Finding] = []) {
         changed = !outcome.steps.isEmpty && !dryRun
         self.dryRun = dryRun
         driver = outcome.driver
         steps = outcome.steps
         notes = outcome.notes
+        self.blocking = blocking
     }
 }

@@ -17,7 +17,7 @@ private final class Site {
     static let vlans =
         "--vlan 100=172.16.10.1/24,fd00:10::1/64 --vlan 200=172.16.20.1/24,fd00:20::1/64 --vlan 300=172.16.30.1/24"
 
-    init() throws {
+    init(mtu: Int = 1500) throws {
         router = try TestHost(trunk: false)
         outside = try TestHost(trunk: false)
         fabric = try TestHost(trunk: false)
@@ -28,9 +28,9 @@ private final class Site {
             try fabric.sh(
                 """
                 ip link add \(port) type veth peer name enp0s8 netns \(host.name)
-                ip link set \(port) master switch addrgenmode none up
+                ip link set \(port) master switch addrgenmode none mtu \(mtu) up
                 """)
-            try host.sh("ip link set lo up; ip link set enp0s8 addrgenmode none up")
+            try host.sh("ip link set lo up; ip link set enp0s8 addrgenmode none mtu \(mtu) up")
             if let id = Int(port.dropFirst()) {
                 hosts[id] = host
                 let net = id / 10
@@ -166,6 +166,33 @@ private final class Site {
         let received = try #require(
             result.output.firstMatch(of: #/"sum_received":\s*\{[^}]*"bytes":\s*(\d+)/#).flatMap { Int($0.1) })
         #expect(received > 10_000_000, "the session ran: \(received) octets")
+    }
+
+    @Test(arguments: ["auto", "ebpf"]) func jumboFramesAndSuperFrames(_ driver: String) throws {
+        let site = try Site(mtu: 9000)
+        try site.up("--vlan-driver \(driver)")
+        #expect(try site.ping(site.host(100), "172.16.20.10") == 63)
+        // 8972 + 8 (ICMP) + 20 (IPv4) = 9000, not to be fragmented.
+        let jumbo = try site.host(100).run([
+            "ping", "-c", "2", "-i", "0.2", "-W", "2", "-M", "do", "-s", "8972", "172.16.20.10",
+        ])
+        #expect(jumbo.status == 0, "\(jumbo)")
+        let capture = try site.fabric.start(
+            [
+                "timeout", "20", "tcpdump", "-i", "router", "-nn", "-e", "-l", "--immediate-mode", "-c", "1",
+                "greater 20000",
+            ])
+        let server = try site.host(200).start(["iperf3", "-s", "-1"])
+        for _ in 0..<50 where try !site.host(200).sh("ss -Hltn sport = 5201").contains("5201") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        let client = try site.host(100).run(["iperf3", "-c", "172.16.20.10", "-t", isEmulated ? "4" : "2", "-J"])
+        _ = server.wait()
+        let received =
+            client.output.firstMatch(of: #/"sum_received":\s*\{[^}]*"bytes":\s*(\d+)/#).flatMap { Int($0.1) } ?? 0
+        #expect(received > 20_000_000, "\(client)")
+        let seen = capture.wait()
+        #expect(seen.output.contains("vlan "), "a super-frame crossed the trunk whole: \(seen)")
     }
 
     @Test func tagsOnTheTrunk() throws {

@@ -28,10 +28,15 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
             "up --parent enp0s8 --vlan 100=172.16.10.1/24,fd00:10::1/64 --vlan 200=172.16.20.1/24")
         #expect(up.status == 0, "\(up)")
         try requireChanged(host, since: before)
+        let programs = try host.programsByID().map(\.id)
+        #expect(try programs.isEmpty == host.hasVLANDevices)
         let down = try host.vrouter("down")
         #expect(down.status == 0, "\(down)")
         try requireUnchanged(host, since: before)
-        #expect(try host.sh("bpftool prog show | grep -c 'name vlan_' || true") == "0\n")
+        for program in programs {
+            #expect(
+                try host.run(["bpftool", "prog", "show", "id", "\(program)"]).status != 0, "a program is still loaded")
+        }
         let again = try host.vrouter("down")
         #expect(again.status == 0 && again.output == "nothing to do\n")
         try requireUnchanged(host, since: before)

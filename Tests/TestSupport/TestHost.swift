@@ -67,7 +67,7 @@ public final class TestHost {
         // What the kernel counts by itself, how long a route still lives, and when it notices a carrier, is no setting.
         try sh(
             """
-            ip -d -o link | grep -v '^[0-9]*: cable@'; ip -o address; ip rule; nft -s list ruleset; tc qdisc show
+            ip -d -o link | grep -v '^[0-9]*: cable@' | sed 's/ state [A-Z]*//; s/,LOWER_UP//; s/NO-CARRIER,//'; ip -o address; ip rule; nft -s list ruleset; tc qdisc show
             { ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//; s/ linkdown//'
             for link in $(tc qdisc show | sed -n 's/^qdisc clsact .* dev \\([^ ]*\\) .*/\\1/p'); do
                 echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
@@ -81,13 +81,16 @@ public final class TestHost {
     }
 
     /// What runs on tcx hooks, which the tools of Debian 12 do not show.
-    public func programs() throws -> [String] {
+    public func programs() throws -> [String] { try programsByID().map(\.text) }
+
+    /// The same with their ids.
+    public func programsByID() throws -> [(id: UInt32, text: String)] {
         try Namespace.run(in: name) { () throws(KernelError) in
-            var result: [String] = []
+            var result: [(UInt32, String)] = []
             for link in try NetlinkSocket().links() {
                 for hook in [FilterHook.ingress, .egress] {
                     for program in try TCX.programs(linkIndex: link.index, hook: hook) ?? [] {
-                        result.append("tcx \(hook) of \(link.name): \(program.name)")
+                        result.append((program.id, "tcx \(hook) of \(link.name): \(program.name)"))
                     }
                 }
             }

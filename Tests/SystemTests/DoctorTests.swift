@@ -1,0 +1,127 @@
+import Kernel
+import TestSupport
+import Testing
+
+/// Each trouble is made for real, found, and gone after the remedy that the finding names.
+@Suite struct DoctorTests {
+    private static let up = "up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
+
+    private func host() throws -> TestHost {
+        let host = try TestHost()
+        // A container host's kernel has these on for new namespaces.
+        try host.sh(
+            "for p in iptables ip6tables arptables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$p || true; done 2>/dev/null"
+        )
+        return host
+    }
+
+    @Test func nothingBlocksAHealthyHost() throws {
+        let host = try host()
+        let before = try host.vrouter("doctor")
+        #expect(
+            before.status == 0 && before.output.contains("forwarding is off; `vrouter up` switches it on"), "\(before)")
+        #expect(try host.vrouter(Self.up).status == 0)
+        let after = try host.vrouter("doctor")
+        #expect(after.status == 0, "\(after)")
+        for check in [
+            "permissions", "nf-tables", "vlan-driver", "state", "forwarding", "rp-filter", "foreign-firewall", "mtu",
+        ] {
+            #expect(after.output.contains("✓ \(check):"), "\(check): \(after.output)")
+        }
+        let json = try host.sh("\(Product.path) doctor --json | jq -r '.[] | .check + \" \" + .severity'")
+        #expect(json.contains("state ok"))
+    }
+
+    // Chains as those programs make them, as far as names, hooks and policies go.
+    @Test(arguments: [
+        (
+            "Docker's", "ip",
+            "nft add table ip filter; nft add chain ip filter DOCKER-USER; "
+                + "nft 'add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }'; "
+                + "nft add rule ip filter FORWARD counter jump DOCKER-USER"
+        ),
+        (
+            "ufw's", "ip",
+            "nft add table ip filter; nft add chain ip filter ufw-user-forward; "
+                + "nft 'add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }'; "
+                + "nft add rule ip filter FORWARD counter jump ufw-user-forward"
+        ),
+        ("made with iptables", "ip", "iptables -P FORWARD DROP"),
+        ("made with iptables", "ip6", "ip6tables -P FORWARD DROP"),
+        (
+            "an administrator's own", "inet",
+            "nft add table inet mine; "
+                + "nft 'add chain inet mine guard { type filter hook forward priority -10; policy drop; }'"
+        ),
+    ]) func aForeignFirewall(_ owner: String, _ family: String, _ make: String) throws {
+        let host = try host()
+        try host.sh(make)
+        let up = try host.vrouter(Self.up)
+        #expect(
+            up.status == 0 && up.output.contains("✗ foreign-firewall: the chain \(family) "), "up says it too: \(up)")
+        let doctor = try host.vrouter("doctor")
+        #expect(doctor.status == 1 && doctor.output.contains("(\(owner)) drops"), "\(doctor)")
+        let remedies = doctor.output.split(separator: "\n").filter { $0.contains("→ ") && $0.contains("enp0s8.") }
+            .map { $0.replacing("    → ", with: "") }
+        try #require(!remedies.isEmpty)
+        // ufw itself is not here: it would add rules to its own chain.
+        if owner == "ufw's" {
+            #expect(remedies == ["ufw route allow in on enp0s8.100", "ufw route allow in on enp0s8.200"])
+            try host.sh(
+                "for i in 100 200; do nft add rule ip filter ufw-user-forward iifname enp0s8.$i counter accept; done")
+        } else {
+            try host.sh(remedies.joined(separator: "\n"))
+        }
+        let cured = try host.vrouter("doctor")
+        #expect(cured.status == 0, "\(cured)")
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    @Test func strictReversePathFilter() throws {
+        let host = try host()
+        #expect(try host.vrouter(Self.up).status == 0)
+        try host.sh("echo 1 >/proc/sys/net/ipv4/conf/enp0s8.100/rp_filter")
+        let strict = try host.vrouter("doctor")
+        #expect(
+            strict.status == 0 && strict.output.contains("· rp-filter: strict reverse path filter on enp0s8.100:"),
+            "\(strict)")
+        #expect(strict.output.contains("sysctl -w net.ipv4.conf.enp0s8/100.rp_filter=2"))
+        try host.sh("sysctl -qw net.ipv4.conf.enp0s8/100.rp_filter=2")
+        #expect(try host.vrouter("doctor").output.contains("✓ rp-filter"))
+        // The stricter of the two counts, and loose is the larger number.
+        try host.sh(
+            "echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter; echo 0 >/proc/sys/net/ipv4/conf/enp0s8.100/rp_filter")
+        #expect(try host.vrouter("doctor").output.contains("· rp-filter: strict reverse path filter on enp0s8.100"))
+    }
+
+    @Test func mtu() throws {
+        let host = try host()
+        #expect(try host.vrouter(Self.up).status == 0)
+        try host.sh("ip link set enp0s8 mtu 1400")
+        // The gateways follow.
+        for _ in 0..<60 where try !host.sh("ip -o link show dev enp0s8.100").contains("mtu 1400") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        let small = try host.vrouter("doctor")
+        #expect(small.status == 0 && small.output.contains("! mtu: enp0s8 has MTU 1400"), "\(small)")
+        try host.sh("ip link set enp0s8 mtu 500")
+        let tiny = try host.vrouter("doctor")
+        #expect(tiny.status == 1 && tiny.output.contains("✗ mtu: enp0s8 has MTU 500"), "\(tiny)")
+    }
+
+    @Test func forwardingSwitchedOff() throws {
+        let host = try host()
+        #expect(try host.vrouter(Self.up).status == 0)
+        try host.sh("sysctl -qw net.ipv4.ip_forward=0")
+        let off = try host.vrouter("doctor")
+        #expect(off.status == 1 && off.output.contains("✗ forwarding: IPv4 forwarding is off"), "\(off)")
+    }
+
+    @Test func withoutPrivileges() throws {
+        let host = try host()
+        let result = try host.run([
+            "setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all", Product.path, "doctor",
+        ])
+        #expect(result.status == 1 && result.output.contains("✗ permissions:"), "\(result)")
+    }
+}
