@@ -3,6 +3,8 @@ import PackageDescription
 
 let strict: [SwiftSetting] = [
     .swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error),
+    // A member comes from a module that its file imports: without this, all of Foundation slips into the program.
+    .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
 let package = Package(

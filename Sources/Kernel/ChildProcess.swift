@@ -40,8 +40,7 @@ public final class ChildProcess: Sendable {
             for (number, file) in files.enumerated() {
                 unsafe posix_spawn_file_actions_adddup2(&actions, file.rawValue, Int32(number))
             }
-            var attributes = posix_spawnattr_t()
-            unsafe posix_spawnattr_init(&attributes)
+            var attributes = freshSignals()
             defer { unsafe posix_spawnattr_destroy(&attributes) }
 
             let variables = ThisProcess.environment.merging(environment) { $1 }.map { "\($0)=\($1)" }
@@ -94,10 +93,8 @@ public final class ChildProcess: Sendable {
             unsafe posix_spawn_file_actions_addopen(&actions, number, "/dev/null", O_RDWR, 0)
         }
         unsafe posix_spawn_file_actions_addchdir_np(&actions, "/")
-        var attributes = posix_spawnattr_t()
-        unsafe posix_spawnattr_init(&attributes)
+        var attributes = freshSignals(alsoSetting: vr_spawn_new_session())
         defer { unsafe posix_spawnattr_destroy(&attributes) }
-        unsafe posix_spawnattr_setflags(&attributes, Int16(vr_spawn_new_session()))
         let variables = ThisProcess.environment.map { "\($0)=\($1)" }
         let status = unsafe withCStrings(arguments) { pointers in
             unsafe withCStrings(variables) { variables in
@@ -114,6 +111,20 @@ public final class ChildProcess: Sendable {
         _ = unsafe withCStrings(arguments) { pointers in unsafe execvp(arguments.first ?? "", pointers) }
         return KernelError("run \(arguments.first ?? "")", .last)
     }
+}
+
+/// Threads of a pool run with their signals blocked, which a program that they start would inherit: its timers would never ring.
+private func freshSignals(alsoSetting flags: Int32 = 0) -> posix_spawnattr_t {
+    var attributes = posix_spawnattr_t()
+    unsafe posix_spawnattr_init(&attributes)
+    var none = sigset_t()
+    unsafe sigemptyset(&none)
+    unsafe posix_spawnattr_setsigmask(&attributes, &none)
+    var all = sigset_t()
+    unsafe sigfillset(&all)
+    unsafe posix_spawnattr_setsigdefault(&attributes, &all)
+    unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | flags))
+    return attributes
 }
 
 private func text(of file: FileDescriptor) -> String {

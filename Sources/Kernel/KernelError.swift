@@ -14,5 +14,8 @@ public struct KernelError: Error, Hashable, Sendable, CustomStringConvertible {
         self.detail = detail
     }
 
+    /// Whether privileges were missing.
+    public var isPermission: Bool { errno == .notPermitted || errno == .permissionDenied }
+
     public var description: String { "\(operation): \(detail ?? errno.description)" }
 }

@@ -231,7 +231,7 @@ extension Nftables {
             try nftables.check(Ruleset(Policy(masquerade: .all)))
             return .available
         } catch {
-            return error.errno == .notPermitted || error.errno == .permissionDenied ? .notPermitted : .missing(error)
+            return error.isPermission ? .notPermitted : .missing(error)
         }
     }
 }

@@ -3,6 +3,7 @@
 import Kernel
 import Packets
 import Router
+import SystemPackage
 
 /// The lab's namespaces, as `ip netns list` shows them.
 public enum LabNamespace {

@@ -1,3 +1,5 @@
+import Packets
+
 /// One ping between two hosts, and what it should show.
 public struct Check: Sendable, Encodable {
     public enum Phase: String, Sendable, Encodable {

@@ -16,7 +16,7 @@ public enum Driver: String, Hashable, Sendable, Codable, CaseIterable {
             hasVLANs = try NetlinkSocket().supportsVLANs()
         } catch {
             // A dry run without privileges cannot ask; it guesses by what is installed.
-            guard error.errno == .notPermitted || error.errno == .permissionDenied else { throw Failure(error) }
+            guard error.isPermission else { throw Failure(error) }
             return wanted ?? (isInstalled ? .ieee8021q : .ebpf)
         }
         switch wanted {
@@ -31,7 +31,7 @@ public enum Driver: String, Hashable, Sendable, Codable, CaseIterable {
                 _ = try VLANProgram()
                 return .ebpf
             } catch {
-                guard error.errno != .notPermitted, error.errno != .permissionDenied else { throw Failure(error) }
+                guard !error.isPermission else { throw Failure(error) }
                 let lack = wanted == nil ? "neither VLAN devices (8021q) nor BPF programs" : "no BPF programs"
                 throw Failure(
                     .unavailable, "this kernel has \(lack): \(error)",

@@ -1,5 +1,6 @@
 import Kernel
 import Packets
+import SystemPackage
 
 /// A small process beside the `ebpf` driver: what the kernel does for VLAN devices when their parent changes. A gateway interface
 /// has no carrier while the parent has none, has no larger MTU, has its address, and goes when it goes. No packet depends on it.

@@ -81,7 +81,7 @@ struct Host {
             let fingerprint = try Nftables().fingerprint(table: tableName)
             return fingerprint.map { .present(fingerprint: $0) } ?? .absent
         } catch {
-            if error.errno == .notPermitted || error.errno == .permissionDenied { return .unknown }
+            if error.isPermission { return .unknown }
             return .unsupported(error)
         }
     }
@@ -126,7 +126,7 @@ struct Host {
             return trunk
         } catch {
             // Looking at programs needs privileges that a dry run may not have.
-            if error.errno == .notPermitted || error.errno == .permissionDenied { return Trunk() }
+            if error.isPermission { return Trunk() }
             throw Failure(error)
         }
     }

@@ -100,7 +100,7 @@ public struct Status: Sendable, Encodable {
                 Rule(chain: $0.chain, comment: $0.comment, packets: $0.packets, bytes: $0.bytes)
             }
         } catch {
-            if error.errno == .notPermitted || error.errno == .permissionDenied { return [] }
+            if error.isPermission { return [] }
             throw Failure(error)
         }
     }

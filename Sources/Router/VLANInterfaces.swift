@@ -1,5 +1,6 @@
 import Kernel
 import Packets
+import SystemPackage
 
 /// Interfaces for VLANs and nothing more: what a host has that is in these VLANs and does not route between them.
 public enum VLANInterfaces {

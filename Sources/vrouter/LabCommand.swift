@@ -2,6 +2,7 @@ import ArgumentParser
 import Kernel
 import Lab
 import Router
+import SystemPackage
 
 /// `vrouter lab`
 struct LabCommand: ParsableCommand {

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Firewall
 import Kernel
+import Packets
 import Router
 
 struct Up: ParsableCommand {

@@ -1,4 +1,5 @@
 import Packets
+import SystemPackage
 import Testing
 
 @testable import Kernel

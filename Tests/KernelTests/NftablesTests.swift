@@ -1,5 +1,6 @@
 import CNftnl
 import Packets
+import SystemPackage
 import Testing
 
 @testable import Firewall

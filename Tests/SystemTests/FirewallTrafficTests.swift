@@ -68,11 +68,13 @@ private final class Site {
         guard result.status == 0 else { throw CommandFailed(script: "up \(options)", result: result) }
     }
 
-    /// The TTL of the answer; nil: none came.
+    /// The TTL of the first answer; nil: none came. The first requests may be lost while neighbours are looked for.
     func ping(_ from: TestHost, _ address: String) throws -> Int? {
-        // The first ones wait for neighbours, and for IPv6 addresses to become usable.
-        let result = try from.run(["ping", "-c", "8", "-i", "0.3", "-W", "1", address])
-        return result.output.firstMatch(of: #/ttl=(\d+)/#).flatMap { Int($0.1) }
+        for _ in 0..<4 {
+            let result = try from.run(["ping", "-c", "1", "-W", "1", address])
+            if let ttl = result.output.firstMatch(of: #/ttl=(\d+)/#).flatMap({ Int($0.1) }) { return ttl }
+        }
+        return nil
     }
 
     /// Whether a TCP connection to a server on that host is answered, and as whom the server sees the client.
@@ -202,7 +204,7 @@ private final class Site {
         let capture = try site.fabric.start(
             ["tcpdump", "-i", "router", "-nn", "-e", "-l", "--immediate-mode", "-c", "4", "icmp or (vlan and icmp)"])
         ThisProcess.sleep(milliseconds: isEmulated ? 3000 : 700)
-        #expect(try site.ping(site.host(100), "172.16.20.10") == 63)
+        _ = try site.host(100).run(["ping", "-c", "2", "-i", "0.3", "-W", "1", "172.16.20.10"])
         let text = capture.wait().output
         let lines = text.split(separator: "\n").map(String.init)
         let tags = lines.compactMap { $0.firstMatch(of: #/vlan (\d+),/#).map { String($0.1) } }
@@ -215,6 +217,7 @@ private final class Site {
         let site = try Site()
         try site.up()
         #expect(try site.ping(site.host(100), "172.16.20.10") == 63)
+        _ = try site.host(100).run(["ping", "-c", "8", "-i", "0.1", "-W", "1", "172.16.20.10"])
         let output = try site.router.sh(
             "\(Product.path) status --json | jq -c '.vlans[] | [.id, .received.packets, .sent.packets]'")
         let rows = output.split(separator: "\n").map {

@@ -52,7 +52,7 @@ import Testing
     @Test func everythingHoldsAndNothingIsLeft() throws {
         let run = try sh("$vrouter lab --json; status=$?; left; exit $status")
         #expect(run.status == 0, "\(run)")
-        let end = try #require(run.output.range(of: "\n}\n")?.upperBound)
+        let end = try #require(run.output.firstRange(of: "\n}\n")?.upperBound)
         #expect(run.output[end...] == "", "left behind")
         let report = try Report(run.output[..<end])
         #expect(report.passed)
@@ -145,7 +145,7 @@ import Testing
             $vrouter lab --json; status=$?; wait; left; exit $status
             """)
         #expect(run.status == 1, "\(run)")
-        let end = try #require(run.output.range(of: "\n}\n")?.upperBound)
+        let end = try #require(run.output.firstRange(of: "\n}\n")?.upperBound)
         #expect(run.output[end...] == "", "left behind")
         let report = try Report(run.output[..<end])
         #expect(!report.passed)

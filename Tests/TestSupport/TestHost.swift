@@ -68,7 +68,7 @@ public final class TestHost {
         try sh(
             """
             ip -d -o link | grep -v '^[0-9]*: cable@' | sed 's/ state [A-Z]*//; s/,LOWER_UP//; s/NO-CARRIER,//'; ip -o address; ip rule; nft -s list ruleset; tc qdisc show
-            { ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//; s/ linkdown//'
+            { ip route show table all; ip -6 route show table all; } | sed '/dev cable/d; s/ expires [^ ]*//; s/ linkdown//'
             for link in $(tc qdisc show | sed -n 's/^qdisc clsact .* dev \\([^ ]*\\) .*/\\1/p'); do
                 echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
             done
