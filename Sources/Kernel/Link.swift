@@ -223,7 +223,7 @@ extension NetlinkBatch {
 extension NetlinkSocket {
     /// Deletes these links and no other, in time that does not grow with the square of their number.
     public func deleteLinks(_ doomed: [Link]) throws(KernelError) {
-        guard doomed.count > 4 else {
+        guard doomed.count > 1 else {
             var batch = NetlinkBatch()
             for link in doomed { batch.deleteLink(.index(link.index)) }
             // The second end of a veth pair goes with the first.

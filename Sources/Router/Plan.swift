@@ -351,7 +351,8 @@ private struct Planner {
             return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
         }
         guard !missing.isEmpty else { return }
-        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, host.trunk.hook))
+        let hook = missing.count > Host.ProgramHook.mostGatewaysOnTCX ? .clsact : host.trunk.hook
+        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, hook))
     }
 
     private mutating func startFollower() {
