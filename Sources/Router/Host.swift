@@ -114,10 +114,11 @@ struct Host {
             }
             guard let program = trunk.program else { return trunk }
             let ports = try VLANPorts(ofProgram: program)
+            let indices = Set(links.map(\.index))
             for vlan in vlans {
                 guard let gateway = try ports.port(vlan)?.gateway else { continue }
                 trunk.gateways[vlan] = gateway
-                guard links.contains(where: { $0.index == gateway }) else { continue }
+                guard indices.contains(gateway) else { continue }
                 let names: [String?] =
                     clsact.contains(gateway)
                     ? try socket.filters(linkIndex: gateway, hook: .egress).map(\.programName)
