@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 # --- Inside: one measurement, in namespaces of its own (network, mounts, processes) which end with it
 
-# measure product|tools SIZE one|group: lines of "WHAT MILLISECONDS", and what was found of "rules"
+# inside product|tools SIZE one|group: prints lines of "WHAT MILLISECONDS", and how many rules there were
 inside() {
     local who=$1 size=$2 deletion=$3 id trunk=trunk driver=8021q mac
     mount -t tmpfs run /run
@@ -20,7 +20,7 @@ inside() {
     printf 'link set %s up\n' lo far $trunk | ip -batch -
     if ip link add link $trunk name probe type vlan id 1 2>/dev/null; then ip link del probe; else driver=ebpf; fi
     mac=$(ip -json link show $trunk | jq -r '.[].address')
-    local before vlans=()
+    local vlans=() before
     before=$(ip -o link | wc -l)
     for ((id = 1; id <= size; id++)); do vlans+=(--vlan "$id=10.$((id / 256)).$((id % 256)).1/24"); done
     "$vrouter" rules --parent $trunk "${vlans[@]}" >rules.nft
@@ -124,7 +124,8 @@ if [ "${1-}" = --inside ]; then
     exit
 fi
 
-command_line="benchmarks/scale/run.sh${*:+ $(printf ' %q' "$@" | cut -c2-)}"
+command_line=benchmarks/scale/run.sh
+for word in "$@"; do case $word in *' '*) command_line+=" \"$word\"" ;; *) command_line+=" $word" ;; esac; done
 sizes="2 100 1000 4094" rounds=3 vrouter=$here/../../.build/release/vrouter write=''
 while [ $# -gt 0 ]; do
     case $1 in
@@ -183,7 +184,7 @@ seconds() { awk -v v="$(value "$@")" 'BEGIN { if (v != "") printf "%.2f", v / 10
 claim() { # VALUE LIMIT TEXT
     local verdict=FAIL
     if awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'; then verdict=PASS; fi
-    printf -- '- %s: %s: %s, against %s\n' "$verdict" "$3" "$1" "$2"
+    printf -- '- %s: %s: %s ≤ %s\n' "$verdict" "$3" "$1" "$2"
 }
 
 report() {
@@ -191,7 +192,7 @@ report() {
     echo "- machine: $(lscpu | sed -n 's/^Model name: *//p'), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg) when done"
     echo "- kernel: $(uname -r), $(uname -m); medians of $rounds"
     echo
-    echo "| seconds | $(printf ' %s VLANs |' $sizes)"
+    echo "| seconds | $(for size in $sizes; do printf '%s VLANs | ' "$size"; done)"
     echo "|---|$(for size in $sizes; do printf -- '---|'; done)"
     local row size largest=0
     while IFS=: read -r who what row; do
@@ -210,12 +211,12 @@ END
     echo
     for size in $sizes; do
         [ "$size" -gt "$largest" ] && largest=$size
-        [ "$size" != 1000 ] || claim "$(value 1000 product up)" "$(value 1000 tools up)" "1000 VLANs up, ms, no slower than the tools"
-        claim "$(value "$size" product down)" "$(value "$size" product up)" "$size VLANs down, ms, no slower than up"
+        [ "$size" != 1000 ] || claim "$(value 1000 product up)" "$(value 1000 tools up)" "1000 VLANs: milliseconds of up, and of the tools"
+        claim "$(value "$size" product down)" "$(value "$size" product up)" "$size VLANs: milliseconds of down, and of up"
     done
     echo "- PASS: $largest VLANs work: all gateways are up with their addresses, and gone after \`down\`"
     local fewest=${sizes%% *}
-    claim "$(value "$largest" product rules)" "$(value "$fewest" product rules)" "rules with $largest VLANs, as many as with $fewest"
+    claim "$(value "$largest" product rules)" "$(value "$fewest" product rules)" "rules with $largest VLANs, and with $fewest"
 }
 
 report | tee "$results/report"
