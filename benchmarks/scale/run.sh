@@ -147,7 +147,7 @@ need sysctl procps
 need jq jq
 need unshare util-linux
 driver=8021q
-if unshare --net ip link add name probe link lo type vlan id 1 2>&1 | grep -qi 'unknown device type'; then
+if ! unshare --net sh -c 'ip link add far type veth && ip link add link far name probe type vlan id 1' 2>/dev/null; then
     driver=ebpf
     need bpftool bpftool
     need clang clang
@@ -192,7 +192,7 @@ report() {
     echo "- machine: $(lscpu | sed -n 's/^Model name: *//p'), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg) when done"
     echo "- kernel: $(uname -r), $(uname -m); medians of $rounds"
     echo
-    echo "| seconds | $(for size in $sizes; do printf '%s VLANs | ' "$size"; done)"
+    echo "| seconds |$(for size in $sizes; do printf ' %s VLANs |' "$size"; done)"
     echo "|---|$(for size in $sizes; do printf -- '---|'; done)"
     local row size largest=0
     while IFS=: read -r who what row; do
