@@ -223,7 +223,7 @@ extension NetlinkBatch {
 extension NetlinkSocket {
     /// Deletes these links and no other, in time that does not grow with the square of their number.
     public func deleteLinks(_ doomed: [Link]) throws(KernelError) {
-        guard doomed.count > 4 else {
+        guard doomed.count > 1 else {
             var batch = NetlinkBatch()
             for link in doomed { batch.deleteLink(.index(link.index)) }
             // The second end of a veth pair goes with the first.
@@ -234,7 +234,12 @@ extension NetlinkSocket {
         var group: UInt32
         repeat { group = .random(in: 0x1000_0000...0x7fff_ffff) } while taken.contains(group)
         var batch = NetlinkBatch()
-        for link in doomed { batch.setLink(.index(link.index), group: group) }
+        // A veth pair goes with either end. A gateway's other end is the better one: it has no IPv6, all of whose routes the kernel
+        // would look through at each change of an interface that has.
+        for link in doomed {
+            let other = link.kind == "veth" && !link.isLowerElsewhere ? link.lowerIndex : nil
+            batch.setLink(.index(other ?? link.index), group: group)
+        }
         batch.deleteLinks(group: group)
         try execute(batch, ignoring: [.operationNotSupportedByDevice])
     }

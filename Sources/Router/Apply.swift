@@ -106,7 +106,7 @@ struct Apply: ~Copyable {
     ) throws(KernelError) {
         let indices = try indices()
         guard let trunk = indices[parent] else { throw missing(parent) }
-        guard let attached = try attachedProgram(parent: trunk, hook) else {
+        guard let attached = try attachedProgram(parent: trunk, .best(linkIndex: trunk)) else {
             throw KernelError("find the VLAN program of \(parent)", .noSuchFileOrDirectory)
         }
         let program = try VLANProgram(sharingPortsOf: attached)
@@ -115,14 +115,12 @@ struct Apply: ~Copyable {
         for gateway in gateways {
             guard let index = indices[gateway.name] else { throw missing(gateway.name) }
             try program.ports.connect(gateway.id, gateway: index, trunk: trunk)
+            // One that is there already may belong to a program on the trunk that is gone, and to its map.
+            for old in try TCX.programs(linkIndex: index, hook: .egress) ?? [] where old.name == VLANProgram.pushName {
+                try TCX.detach(program: old.id, linkIndex: index, hook: .egress)
+            }
             switch hook {
-            case .tcx:
-                // One that is there already may belong to a program on the trunk that is gone, and to its map.
-                for old in try TCX.programs(linkIndex: index, hook: .egress) ?? []
-                where old.name == VLANProgram.pushName {
-                    try TCX.detach(program: old.id, linkIndex: index, hook: .egress)
-                }
-                try TCX.attach(program.push, linkIndex: index, hook: .egress)
+            case .tcx: try TCX.attach(program.push, linkIndex: index, hook: .egress)
             case .clsact:
                 hooks.addClsact(linkIndex: index)
                 filters.addProgram(

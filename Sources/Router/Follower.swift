@@ -16,18 +16,18 @@ public enum Follower {
     static func start(_ command: [String]) throws(KernelError) {
         try ChildProcess.startDetached(command)
         // It is there when it has its lock, which the next one to look goes by.
-        for _ in 0..<200 {
+        for _ in 0..<2000 {
             if ((try? process()) ?? nil) != nil { return }
-            ThisProcess.sleep(milliseconds: 10)
+            ThisProcess.sleep(milliseconds: 1)
         }
         throw KernelError("start \(command.joined(separator: " "))", .timedOut)
     }
 
     static func stop() throws(KernelError) {
-        for attempt in 0..<200 {
+        for attempt in 0..<2000 {
             guard let process = (try? process()) ?? nil else { break }
-            ChildProcess.signal(attempt < 100 ? SignalNumber.terminate : SignalNumber.kill, to: process)
-            ThisProcess.sleep(milliseconds: 10)
+            ChildProcess.signal(attempt < 1000 ? SignalNumber.terminate : SignalNumber.kill, to: process)
+            ThisProcess.sleep(milliseconds: 1)
         }
         if let file = try? StateFile() { try SmallFile.delete(file.followerLockPath) }
     }

@@ -43,6 +43,10 @@ struct Host {
     enum ProgramHook: String, Hashable {
         case tcx, clsact
 
+        /// Frames pass faster through tcx hooks, but each takes a grace period of the kernel's RCU (10 ms) to attach, and one to
+        /// go with its interface. Where more gateways than this are connected at once, they get clsact.
+        static let mostGatewaysOnTCX = 32
+
         /// The best that the kernel has.
         static func best(linkIndex: UInt32) throws(KernelError) -> ProgramHook {
             try TCX.programs(linkIndex: linkIndex, hook: .ingress) == nil ? .clsact : .tcx
@@ -110,17 +114,15 @@ struct Host {
             }
             guard let program = trunk.program else { return trunk }
             let ports = try VLANPorts(ofProgram: program)
+            let indices = Set(links.map(\.index))
             for vlan in vlans {
                 guard let gateway = try ports.port(vlan)?.gateway else { continue }
                 trunk.gateways[vlan] = gateway
-                guard links.contains(where: { $0.index == gateway }) else { continue }
+                guard indices.contains(gateway) else { continue }
                 let names: [String?] =
-                    switch trunk.hook {
-                    case .tcx: try TCX.programs(linkIndex: gateway, hook: .egress)?.map(\.name) ?? []
-                    case .clsact:
-                        clsact.contains(gateway)
-                            ? try socket.filters(linkIndex: gateway, hook: .egress).map(\.programName) : []
-                    }
+                    clsact.contains(gateway)
+                    ? try socket.filters(linkIndex: gateway, hook: .egress).map(\.programName)
+                    : try TCX.programs(linkIndex: gateway, hook: .egress)?.map(\.name) ?? []
                 if names.contains(VLANProgram.pushName) { trunk.pushing.insert(gateway) }
             }
             return trunk

@@ -44,6 +44,12 @@ private struct Planner {
     private var parent: Link?
     private var added: Set<VLANID> = []
 
+    // There are thousands of each: what is asked for again and again is looked up.
+    private let linksByName: [String: Link]
+    private let linksByIndex: [UInt32: Link]
+    private let addressesByLink: [UInt32: [InterfaceAddress]]
+    private let wantedAddresses: [VLANID: [InterfaceAddress]]
+
     init(state: State, host: Host, wanted: Configuration?) {
         self.state = state
         self.host = host
@@ -52,10 +58,15 @@ private struct Planner {
         outcome = state
         outcome.phase = .applied
         if let wanted { outcome.configuration = wanted }
+        linksByName = Dictionary(host.links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        linksByIndex = Dictionary(host.links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
+        addressesByLink = Dictionary(grouping: host.addresses, by: \.linkIndex).mapValues { $0.map(\.value) }
+        wantedAddresses = Dictionary(
+            (wanted?.vlans ?? []).map { ($0.id, $0.addresses) }, uniquingKeysWith: { first, _ in first })
     }
 
     mutating func run() throws(Failure) {
-        parent = host.link(state.configuration.parent)
+        parent = linksByName[state.configuration.parent]
         if let wanted {
             parent = try checkedParent(wanted)
             try checkLinks(wanted)
@@ -91,7 +102,7 @@ private struct Planner {
     // MARK: Checks, before anything changes
 
     private func checkedParent(_ wanted: Configuration) throws(Failure) -> Link {
-        guard let parent = host.link(wanted.parent) else {
+        guard let parent = linksByName[wanted.parent] else {
             let names = host.links.filter(\.isEthernet).map(\.name)
             throw Failure(
                 .usage, "there is no interface '\(wanted.parent)'",
@@ -120,19 +131,20 @@ private struct Planner {
 
     private func checkLinks(_ wanted: Configuration) throws(Failure) {
         guard let parent else { return }
+        let devices = host.links.filter {
+            $0.vlan?.etherType == 0x8100 && $0.lowerIndex == parent.index && !$0.isLowerElsewhere
+        }
+        // The kernel has no two for the same VLAN.
+        let devicesByID = Dictionary(devices.map { ($0.vlan?.id, $0) }, uniquingKeysWith: { first, _ in first })
         for vlan in wanted.vlans {
             let name = wanted.interfaceName(vlan.id)
-            let twin = host.links.first {
-                $0.vlan?.id == vlan.id.rawValue && $0.vlan?.etherType == 0x8100 && $0.lowerIndex == parent.index
-                    && !$0.isLowerElsewhere && $0.name != name
-            }
-            if let twin {
+            if let twin = devicesByID[vlan.id.rawValue], twin.name != name {
                 throw Failure(
                     .usage,
                     "VLAN \(vlan.id) of \(parent.name) already has an interface with another name: \(twin.name)",
                     remedy: "rename it: ip link set dev \(twin.name) down name \(name)")
             }
-            guard let link = host.link(name), !isOurs(link, vlan.id) else { continue }
+            guard let link = linksByName[name], !isOurs(link, vlan.id) else { continue }
             func mismatch(_ reason: String) -> Failure {
                 Failure(
                     .usage, "\(name) exists and \(reason)",
@@ -167,7 +179,7 @@ private struct Planner {
         var others: [IPAddress: (link: Link, value: InterfaceAddress)] = [:]
         var foreign: [(link: Link, value: InterfaceAddress)] = []
         for address in host.addresses {
-            guard let link = host.link(index: address.linkIndex) else { continue }
+            guard let link = linksByIndex[address.linkIndex] else { continue }
             // An address that we gave to a gateway moves with its VLAN.
             if let id = ours[link.name], state.addresses[id]?.contains(address.value) == true { continue }
             others[address.value.address] = (link, address.value)
@@ -213,7 +225,7 @@ private struct Planner {
         return switch purpose {
         case .forwardingIPv4: wanted.usesIPv4
         case .forwardingIPv6: wanted.usesIPv6
-        case .gateway(let id): wanted.vlans.contains { $0.id == id }
+        case .gateway(let id): wantedAddresses[id] != nil
         }
     }
 
@@ -233,13 +245,13 @@ private struct Planner {
     }
 
     private mutating func remove(_ dropped: [VLANID]) {
-        let doomed = dropped.filter { id in host.link(interfaceName(id)).map { isOurs($0, id) } ?? false }
+        let doomed = dropped.filter { id in linksByName[interfaceName(id)].map { isOurs($0, id) } ?? false }
         // Going down, the program goes as a whole.
         let connected = wanted == nil ? [] : dropped.filter { host.trunk.gateways[$0] != nil }
         if !connected.isEmpty, let parent {
             actions.append(.disconnect(connected, parent: parent.name, host.trunk.hook))
         }
-        let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && host.link($0)?.isUp == true }
+        let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && linksByName[$0]?.isUp == true }
         if !lowered.isEmpty { actions.append(.lower(lowered)) }
         if !doomed.isEmpty { actions.append(.deleteLinks(doomed.map(interfaceName))) }
         outcome.links.subtract(dropped)
@@ -323,7 +335,7 @@ private struct Planner {
 
     private mutating func addLinks(_ wanted: Configuration) {
         guard let parent else { return }
-        added = Set(wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0)) == nil })
+        added = Set(wanted.vlans.map(\.id).filter { linksByName[wanted.interfaceName($0)] == nil })
         guard !added.isEmpty else { return }
         held.links.formUnion(added)
         outcome.links.formUnion(added)
@@ -347,11 +359,12 @@ private struct Planner {
         guard let parent, state.driver == .ebpf else { return }
         let missing = wanted.vlans.map(\.id).filter { id in
             if added.contains(id) || host.trunk.program == nil { return held.links.contains(id) }
-            guard let link = host.link(wanted.interfaceName(id)), isOurs(link, id) else { return false }
+            guard let link = linksByName[wanted.interfaceName(id)], isOurs(link, id) else { return false }
             return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
         }
         guard !missing.isEmpty else { return }
-        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, host.trunk.hook))
+        let hook = missing.count > Host.ProgramHook.mostGatewaysOnTCX ? .clsact : host.trunk.hook
+        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, hook))
     }
 
     private mutating func startFollower() {
@@ -365,18 +378,18 @@ private struct Planner {
         var changes: [Action.AddressChange] = []
         for id in state.addresses.keys.sorted() {
             let name = interfaceName(id)
-            guard let link = host.link(name) else { continue }
+            guard let link = linksByName[name] else { continue }
             // Addresses of an interface that goes go with it.
-            if dropped.contains(id), isOurs(link, id) { continue }
-            let present = host.addresses(of: link)
-            let kept = wanted?.vlans.first { $0.id == id }?.addresses ?? []
+            if wantedAddresses[id] == nil, isOurs(link, id) { continue }
+            let present = addressesByLink[link.index] ?? []
+            let kept = wantedAddresses[id] ?? []
             for address in state.addresses[id] ?? [] where !kept.contains(address) && present.contains(address) {
                 changes.append(Action.AddressChange(verb: .delete, address: address, link: name))
             }
         }
         for vlan in wanted?.vlans ?? [] {
             let name = interfaceName(vlan.id)
-            let present = host.link(name).map(host.addresses) ?? []
+            let present = linksByName[name].flatMap { addressesByLink[$0.index] } ?? []
             let missing = vlan.addresses.filter { !present.contains($0) }
             changes += missing.map { Action.AddressChange(verb: .add, address: $0, link: name) }
             let before = state.addresses[vlan.id] ?? []
@@ -418,7 +431,7 @@ private struct Planner {
     }
 
     private mutating func raise(_ wanted: Configuration) {
-        let down = wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0))?.isUp != true }
+        let down = wanted.vlans.map(\.id).filter { linksByName[wanted.interfaceName($0)]?.isUp != true }
         guard !down.isEmpty else { return }
         actions.append(.raise(down.map(wanted.interfaceName)))
         let adopted = down.filter { !held.links.contains($0) }.map(wanted.interfaceName)
@@ -456,7 +469,7 @@ private struct Planner {
     /// Interfaces over which the host has learned a default route.
     private func routerAdvertisementLinks() -> [String] {
         let learned = host.routes.filter { $0.isDefault && $0.isFromRouterAdvertisement }
-        return Set(learned.compactMap { $0.linkIndex.flatMap(host.link(index:))?.name }).sorted()
+        return Set(learned.compactMap { $0.linkIndex.flatMap { linksByIndex[$0] }?.name }).sorted()
     }
 
     /// The switch itself, and what it will do to each interface that was there before.

@@ -43,6 +43,8 @@ struct RoutingOptions: ParsableArguments {
     func configuration() throws -> Configuration {
         try reportingFailure { () throws(Failure) in
             let parent = if let parent { parent } else { try Parent.find() }
+            // See VRouter.joined.
+            let vlans = vlans.flatMap { $0.split(separator: "\n", omittingEmptySubsequences: false).map(String.init) }
             return try Configuration(parent: parent, vlans: vlans, masquerade: masquerade, denied: denied)
         }
     }

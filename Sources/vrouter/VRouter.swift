@@ -23,4 +23,26 @@ struct VRouter: ParsableCommand {
         ])
 
     static let version = "0.1.0"
+
+    static func main() { main(joined(Array(CommandLine.arguments.dropFirst()))) }
+
+    /// All `--vlan ID=ADDRESS` of a command as one, a line each: the time that ArgumentParser takes for a repeated option grows with
+    /// the square of its number, to a second with 4,094.
+    static func joined(_ arguments: [String]) -> [String] {
+        guard arguments.first != "lab" else { return arguments }
+        var result: [String] = []
+        var vlans: [String] = []
+        var index = 0
+        while index < arguments.count, arguments[index] != "--" {
+            if arguments[index] == "--vlan", index + 1 < arguments.count {
+                vlans.append(arguments[index + 1])
+                index += 2
+            } else {
+                result.append(arguments[index])
+                index += 1
+            }
+        }
+        let joined = vlans.isEmpty ? [] : ["--vlan", vlans.joined(separator: "\n")]
+        return result + joined + arguments[index...]
+    }
 }
