@@ -10,8 +10,7 @@ let strict: [SwiftSetting] = [
 let package = Package(
     name: "vrouter",
     products: [
-        .executable(name: "vrouter", targets: ["vrouter"]),
-        .library(name: "Kernel", targets: ["Kernel"]),
+        .executable(name: "vrouter", targets: ["vrouter"])
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),

@@ -33,10 +33,14 @@ extension NetlinkSocket {
 
 extension NetlinkBatch {
     /// `ip address add ADDRESS brd + dev LINK`
-    public mutating func addAddress(_ address: InterfaceAddress, linkIndex: UInt32, linkName: String) {
+    ///
+    /// - Parameter isReplacement: no error if it is there (`ip address replace`).
+    public mutating func addAddress(
+        _ address: InterfaceAddress, linkIndex: UInt32, linkName: String, isReplacement: Bool = false
+    ) {
         changeAddress(
             "add address \(address) to \(linkName)", type: RTM_NEWADDR,
-            flags: NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, address, linkIndex)
+            flags: NLM_F_CREATE | (isReplacement ? NLM_F_REPLACE : NLM_F_EXCL) | NLM_F_ACK, address, linkIndex)
     }
 
     /// `ip address del ADDRESS dev LINK`

@@ -92,6 +92,8 @@ public final class ChildProcess: Sendable {
         for number: Int32 in 0...2 {
             unsafe posix_spawn_file_actions_addopen(&actions, number, "/dev/null", O_RDWR, 0)
         }
+        // Nor a pipe or a lock of whoever started this process: it would stay open for as long as that program runs.
+        unsafe posix_spawn_file_actions_addclosefrom_np(&actions, 3)
         unsafe posix_spawn_file_actions_addchdir_np(&actions, "/")
         var attributes = freshSignals(alsoSetting: vr_spawn_new_session())
         defer { unsafe posix_spawnattr_destroy(&attributes) }

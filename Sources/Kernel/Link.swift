@@ -20,6 +20,8 @@ public struct Link: Hashable, Sendable {
     /// IFLA_LINK: the parent of a VLAN device, the other end of a veth pair. In another namespace where `isLowerElsewhere`.
     public let lowerIndex: UInt32?
     public let isLowerElsewhere: Bool
+    /// Of the bridge or bond that it is a port of.
+    public let masterIndex: UInt32?
     public let group: UInt32
     /// IF_OPER_ value, as text: `up`, `down`, `lowerlayerdown`, …
     public let operationalState: String
@@ -65,6 +67,7 @@ public struct Link: Hashable, Sendable {
         macAddress = attributes[IFLA_ADDRESS].flatMap { MACAddress(octets: Array($0)) }
         lowerIndex = attributes.integer(IFLA_LINK)
         isLowerElsewhere = attributes[IFLA_LINK_NETNSID] != nil
+        masterIndex = attributes.integer(IFLA_MASTER)
         group = attributes.integer(IFLA_GROUP) ?? 0
         let state: UInt8 = attributes.integer(IFLA_OPERSTATE) ?? 0
         let states = ["unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up"]

@@ -26,8 +26,12 @@ public enum Namespace {
         var cookie: UInt64 = 0
         var size = socklen_t(MemoryLayout<UInt64>.size)
         let descriptor = CLinux.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw KernelError("open a socket", .last) }
         defer { CLinux.close(descriptor) }
         let known = unsafe getsockopt(descriptor, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) == 0
+        guard known || Errno.last == .protocolNotAvailable else {
+            throw KernelError("ask for the namespace's cookie", .last)
+        }
         return Identity(inode: inode, cookie: known ? cookie : nil)
     }
 
@@ -75,6 +79,19 @@ public enum Namespace {
             let inode = unsafe vr_inode("/proc/\(process)/ns/net")
             // 0: it has just ended.
             if inode != 0, doomed.contains(inode) { kill(process, SIGKILL) }
+        }
+    }
+
+    /// Whether the calling thread's namespace has a name, another process in it, or a mount that holds it, as far as this process
+    /// can see.
+    public static func isUsedByOthers() -> Bool {
+        let inode = unsafe vr_inode("/proc/thread-self/ns/net")
+        if SmallFile.lines(in: "/proc/self/mountinfo").contains(where: { $0.contains("net:[\(inode)]") }) {
+            return true
+        }
+        return SmallFile.names(in: "/proc").compactMap { pid_t($0) }.contains { process in
+            let other = unsafe vr_inode("/proc/\(process)/ns/net")
+            return process != getpid() && other == inode
         }
     }
 

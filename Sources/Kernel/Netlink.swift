@@ -39,9 +39,6 @@ import SystemPackage
         _ = unsafe mnl_socket_close(socket)
     }
 
-    /// For `poll`; owned by this socket.
-    public var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }
-
     /// Everything the kernel answers to a dump request.
     func dump(_ request: borrowing NetlinkBatch) throws(KernelError) -> [NetlinkMessage] {
         let operation = request.operations.first ?? "dump"
@@ -54,8 +51,8 @@ import SystemPackage
                 for message in try receive(operation) {
                     interrupted = interrupted || message.flags & UInt16(NLM_F_DUMP_INTR) != 0
                     switch Int32(message.type) {
-                    case NLMSG_DONE: break receiving
-                    case NLMSG_ERROR:
+                    case NLMSG_DONE, NLMSG_ERROR:
+                        // A dump that could not be finished says so at its end.
                         if let error = message.error(operation) { throw error }
                         break receiving
                     default: result.append(message)
@@ -106,6 +103,19 @@ import SystemPackage
         return NetlinkMessage.parse(buffer[..<count])
     }
 
+    /// Whether something comes within the time.
+    public func wait(milliseconds: Int32) -> Bool {
+        var descriptor = pollfd(fd: unsafe mnl_socket_get_fd(socket), events: Int16(POLLIN), revents: 0)
+        return unsafe poll(&descriptor, 1, milliseconds) > 0
+    }
+
+    /// Takes what has come already and is not to be looked at.
+    public func discardPending() {
+        var buffer = [UInt8](repeating: 0, count: 64 << 10)
+        let descriptor = unsafe mnl_socket_get_fd(socket)
+        while unsafe recv(descriptor, &buffer, buffer.count, Int32(MSG_DONTWAIT)) > 0 {}
+    }
+
     private func send(_ batch: borrowing NetlinkBatch, from: Int, count: Int) throws(KernelError) {
         let range = batch.range(from: from, count: count)
         let sent = unsafe mnl_socket_sendto(
@@ -132,8 +142,6 @@ import SystemPackage
     deinit {
         unsafe buffer.deallocate()
     }
-
-    public var isEmpty: Bool { operations.isEmpty }
 
     /// The requests as they are sent.
     public var bytes: [UInt8] { unsafe Array(buffer[..<used]) }
@@ -182,11 +190,6 @@ import SystemPackage
     fileprivate init(message: UnsafeMutablePointer<nlmsghdr>, capacity: Int) {
         unsafe self.message = unsafe message
         self.capacity = capacity
-    }
-
-    mutating func put(_ type: Int, _ value: UInt8) {
-        let fits = unsafe mnl_attr_put_u8_check(message, capacity, UInt16(type), value)
-        overflowed = overflowed || !fits
     }
 
     mutating func put(_ type: Int, _ value: UInt16) {
@@ -258,7 +261,7 @@ public struct NetlinkMessage: Sendable {
     /// What an NLMSG_ERROR message reports; nil for an acknowledgement.
     func error(_ operation: String) -> KernelError? {
         guard let code = payload.load(Int32.self, at: 0), code != 0 else { return nil }
-        // Behind the code stands the request's header, or with neither NLM_F_CAPPED nor an error the whole request.
+        // Behind the code stands the request's header, or without NLM_F_CAPPED the whole request.
         var detail: String?
         if flags & UInt16(NLM_F_ACK_TLVS) != 0, let length = payload.load(UInt32.self, at: 4) {
             let request = flags & UInt16(NLM_F_CAPPED) != 0 ? 16 : Int(length)

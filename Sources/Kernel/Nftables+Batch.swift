@@ -51,7 +51,7 @@ struct NftablesBatch {
         var whole = self
         // One answer for the whole transaction; errors come unasked. The flags are octets 6 and 7 of the header.
         if let flags = bytes[lastStart...].load(UInt16.self, at: 6) {
-            whole.bytes.replaceSubrange(lastStart + 6..<lastStart + 8, with: hostOctets(flags | UInt16(NLM_F_ACK)))
+            whole.bytes.replaceSubrange(lastStart + 6..<lastStart + 8, with: (flags | UInt16(NLM_F_ACK)).nativeBytes)
         }
         if commit { unsafe whole.append { sequence, scratch in unsafe nftnl_batch_end(scratch, sequence) } }
         return whole.bytes
@@ -168,7 +168,7 @@ extension NftablesBatch {
     fileprivate mutating func add(_ set: Ruleset.InterfaceSet, id: UInt32) {
         add(
             set.name, id: id, keyType: NftType.interfaceName, keyLength: UInt32(IFNAMSIZ), isMap: false,
-            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), hostOctets(ByteOrder.host)))
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.host.nativeBytes))
         unsafe addElements(set.elements, to: set.name, id: id) { element, name in
             let key = interfaceKey(name)
             unsafe nftnl_set_elem_set(element, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
@@ -178,8 +178,8 @@ extension NftablesBatch {
     fileprivate mutating func add(_ map: Ruleset.VerdictMap, id: UInt32) {
         add(
             map.name, id: id, keyType: NftType.pairOfInterfaceNames, keyLength: 2 * UInt32(IFNAMSIZ), isMap: true,
-            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), hostOctets(ByteOrder.unknown))
-                + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), hostOctets(ByteOrder.unknown)))
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.unknown.nativeBytes)
+                + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), ByteOrder.unknown.nativeBytes))
         unsafe addElements(map.elements, to: map.name, id: id) { object, element in
             let key = interfaceKey(element.pair.from) + interfaceKey(element.pair.to)
             unsafe nftnl_set_elem_set(object, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
@@ -311,7 +311,7 @@ extension NftablesBatch {
     /// Whether any of these bits is set in register 1.
     private func testBits(_ mask: UInt32, _ rule: OpaquePointer) {
         let bitwise = unsafe expression("bitwise")
-        let (mask, zero) = (hostOctets(mask), hostOctets(UInt32(0)))
+        let (mask, zero) = (mask.nativeBytes, UInt32(0).nativeBytes)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_SREG), firstRegister)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_DREG), firstRegister)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_LEN), UInt32(mask.count))

@@ -40,12 +40,6 @@ func listedValues(_ nest: ArraySlice<UInt8>) -> [ArraySlice<UInt8>] {
     return values
 }
 
-/// The octets of a number as they lie in memory.
-func hostOctets<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
-    let number = number.littleEndian
-    return (0..<Number.bitWidth / 8).map { UInt8(truncatingIfNeeded: number >> Number(8 * $0)) }
-}
-
 /// linux/netlink.h makes this out of two other macros. Whether the importer follows them depends on which other modules
 /// are imported along with CLinux; what this module declares itself comes before what is imported.
 // swift-format-ignore: AlwaysUseLowerCamelCase

@@ -44,10 +44,15 @@ extension Nftables {
         /// What happens to a packet that no rule decides about.
         public let acceptsByDefault: Bool
         public let ruleCount: Int
+        /// Whether its last rule drops or rejects everything that comes there, as firewalld ends its chains.
+        public let endsInDrop: Bool
+
+        /// Whether a packet that no rule accepts is dropped.
+        public var dropsTheRest: Bool { !acceptsByDefault || endsInDrop }
 
         public init(
             family: Family, table: String, name: String, type: String, hook: String, priority: Int32,
-            acceptsByDefault: Bool, ruleCount: Int
+            acceptsByDefault: Bool, ruleCount: Int, endsInDrop: Bool = false
         ) {
             self.family = family
             self.table = table
@@ -57,13 +62,15 @@ extension Nftables {
             self.priority = priority
             self.acceptsByDefault = acceptsByDefault
             self.ruleCount = ruleCount
+            self.endsInDrop = endsInDrop
         }
     }
 
     /// All base chains of all tables, which includes those of iptables-nft, but not those of legacy iptables.
     public func baseChains() throws(KernelError) -> [BaseChain] {
         try settled("list nftables chains") { () throws(KernelError) in
-            try dump(NFT_MSG_GETCHAIN, .unspecified, "list nftables chains").compactMap { message in
+            let last = try lastRules()
+            return try dump(NFT_MSG_GETCHAIN, .unspecified, "list nftables chains").compactMap { message in
                 let attributes = message.attributes
                 guard message.isA(NFT_MSG_NEWCHAIN), let place = attributes.nested(Int(NFTA_CHAIN_HOOK.rawValue))
                 else { return nil }
@@ -79,7 +86,12 @@ extension Nftables {
                     // NF_DROP is zero.
                     acceptsByDefault: attributes.networkInteger(NFTA_CHAIN_POLICY.rawValue) != 0,
                     // What refers to a base chain is its own rules: no rule can jump there.
-                    ruleCount: Int(number(attributes, NFTA_CHAIN_USE.rawValue)))
+                    ruleCount: Int(number(attributes, NFTA_CHAIN_USE.rawValue)),
+                    endsInDrop: last[
+                        [
+                            message.family.description, attributes.string(NFTA_CHAIN_TABLE.rawValue),
+                            attributes.string(NFTA_CHAIN_NAME.rawValue),
+                        ]]?.dropsAll ?? false)
             }
         }
     }
@@ -91,8 +103,9 @@ extension Nftables {
             .map { $0.attributes.string(NFTA_CHAIN_NAME.rawValue) }
     }
 
-    /// The input interfaces that some rule of the table names and then accepts, directly or by going to another chain. Whether such
-    /// a rule is reached, and whether it has further conditions, is not looked at: it is a sign, and no proof.
+    /// The input interfaces that some rule of the table names and then accepts, directly or by going to another chain; with a `*` at
+    /// the end where the rule names the beginning of a name. Whether such a rule is reached, and whether it has further
+    /// conditions, is not looked at: it is a sign, and no proof.
     public func acceptedInputs(table: String, family: Family) throws(KernelError) -> Set<String> {
         var result: Set<String> = []
         for rule in try rules(table, family) {
@@ -105,12 +118,45 @@ extension Nftables {
                     loadsInput = data.networkInteger(NFTA_META_KEY.rawValue) == UInt64(NFT_META_IIFNAME.rawValue)
                 case "cmp" where loadsInput:
                     loadsInput = false
-                    if let value = data.nested(Int(NFTA_CMP_DATA.rawValue)) {
-                        result.insert(value.string(NFTA_DATA_VALUE.rawValue))
+                    if let value = data.nested(Int(NFTA_CMP_DATA.rawValue))?[Int(NFTA_DATA_VALUE.rawValue)] {
+                        result.insert(Self.interfaceName(value))
                     }
+                case "lookup" where loadsInput:
+                    loadsInput = false
+                    result.formUnion(
+                        try keys(table, family, data.string(NFTA_LOOKUP_SET.rawValue)).map(Self.interfaceName))
                 default: break
                 }
             }
+        }
+        return result
+    }
+
+    /// Without the zero that ends a whole name it is the beginning of one.
+    private static func interfaceName(_ octets: ArraySlice<UInt8>) -> String {
+        let name = String(decoding: octets.prefix { $0 != 0 }, as: UTF8.self)
+        return octets.contains(0) ? name : name + "*"
+    }
+
+    /// The keys of a set's elements.
+    private func keys(_ table: String, _ family: Family, _ set: String) throws(KernelError) -> [ArraySlice<UInt8>] {
+        try dump(
+            NFT_MSG_GETSETELEM, family, "list the elements of nftables set \(set)", .elements(table: table, set: set)
+        ).flatMap { message in
+            listedValues(message.attributes[Int(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue)] ?? []).compactMap { element in
+                Attributes(element).nested(Int(NFTA_SET_ELEM_KEY.rawValue))?[Int(NFTA_DATA_VALUE.rawValue)]
+            }
+        }
+    }
+
+    /// The last rule of each chain, by family, table and chain.
+    private func lastRules() throws(KernelError) -> [[String]: KernelRule] {
+        var result: [[String]: KernelRule] = [:]
+        for message in try dump(NFT_MSG_GETRULE, .unspecified, "list nftables rules") {
+            let attributes = message.attributes
+            let chain = attributes.string(NFTA_RULE_CHAIN.rawValue)
+            result[[message.family.description, attributes.string(NFTA_RULE_TABLE.rawValue), chain]] = KernelRule(
+                message)
         }
         return result
     }
@@ -219,23 +265,41 @@ extension Nftables {
         let name: String
         let data: ArraySlice<UInt8>
 
-        /// Whether a packet that comes here is accepted, or goes to where it may be.
-        var accepts: Bool {
+        /// NF_ACCEPT 1, NF_DROP 0, NFT_JUMP -3, NFT_GOTO -4; nil: no verdict.
+        var verdict: Int32? {
             guard name == "immediate",
                 let value = Attributes(data).nested(Int(NFTA_IMMEDIATE_DATA.rawValue)),
                 let verdict = value.nested(Int(NFTA_DATA_VERDICT.rawValue)),
                 let code = verdict.networkInteger(NFTA_VERDICT_CODE.rawValue)
-            else { return false }
-            // NF_ACCEPT, NFT_JUMP, NFT_GOTO
-            let accepting: [Int32] = [1, -3, -4]
-            return accepting.contains(Int32(truncatingIfNeeded: code))
+            else { return nil }
+            return Int32(truncatingIfNeeded: code)
         }
+
+        /// Whether a packet that comes here is accepted, or goes to where it may be.
+        var accepts: Bool { verdict == 1 || verdict == -3 || verdict == -4 }
     }
 
     private struct KernelRule {
         let chain: String
         let expressions: [KernelExpression]
         let userdata: ArraySlice<UInt8>
+
+        init(_ message: NetlinkMessage) {
+            let attributes = message.attributes
+            chain = attributes.string(NFTA_RULE_CHAIN.rawValue)
+            expressions = listedValues(attributes[Int(NFTA_RULE_EXPRESSIONS.rawValue)] ?? []).map { value in
+                let parts = Attributes(value)
+                return KernelExpression(
+                    name: parts.string(NFTA_EXPR_NAME.rawValue), data: parts[Int(NFTA_EXPR_DATA.rawValue)] ?? [])
+            }
+            userdata = attributes[Int(NFTA_RULE_USERDATA.rawValue)] ?? []
+        }
+
+        /// Whether it drops or rejects whatever comes there.
+        var dropsAll: Bool {
+            let rest = expressions.filter { !["counter", "log", "limit"].contains($0.name) }
+            return rest.count == 1 && (rest[0].name == "reject" || rest[0].verdict == 0)
+        }
 
         /// An entry of nft's userdata is a type, a length and a value, an octet each for the first two.
         var comment: String {
@@ -254,18 +318,7 @@ extension Nftables {
     private func rules(_ table: String, _ family: Family) throws(KernelError) -> [KernelRule] {
         try dump(NFT_MSG_GETRULE, family, "list nftables rules", .rules(table: table))
             .filter { $0.isIn(table, family, NFTA_RULE_TABLE.rawValue) }
-            .map { message in
-                let attributes = message.attributes
-                let list = attributes[Int(NFTA_RULE_EXPRESSIONS.rawValue)] ?? []
-                let expressions = listedValues(list).map { value in
-                    let parts = Attributes(value)
-                    return KernelExpression(
-                        name: parts.string(NFTA_EXPR_NAME.rawValue), data: parts[Int(NFTA_EXPR_DATA.rawValue)] ?? [])
-                }
-                return KernelRule(
-                    chain: attributes.string(NFTA_RULE_CHAIN.rawValue), expressions: expressions,
-                    userdata: attributes[Int(NFTA_RULE_USERDATA.rawValue)] ?? [])
-            }
+            .map { KernelRule($0) }
     }
 
     /// The elements of a set, in ascending order of their octets: the kernel's order depends on a random seed.
@@ -279,7 +332,7 @@ extension Nftables {
                 let attributes = Attributes(element)
                 return parts.flatMap { part -> [UInt8] in
                     let value = attributes[Int(part.rawValue)] ?? []
-                    return hostOctets(UInt32(value.count)) + value
+                    return UInt32(value.count).nativeBytes + value
                 }
             }
         }.sorted { $0.lexicographicallyPrecedes($1) }
@@ -303,7 +356,7 @@ private struct Digest {
 
     /// The length goes first, so that no two sequences of values are the same sequence of octets.
     mutating func add(_ value: some Collection<UInt8>) {
-        for octet in hostOctets(UInt32(clamping: value.count)) { add(octet: octet) }
+        for octet in (UInt32(clamping: value.count)).nativeBytes { add(octet: octet) }
         for octet in value { add(octet: octet) }
     }
 

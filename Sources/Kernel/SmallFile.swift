@@ -1,4 +1,4 @@
-// Files of /proc and /run: read whole, replaced whole, locked.
+// Files of /proc and /run: read whole, replaced whole.
 
 import CLinux
 import SystemPackage
@@ -71,48 +71,5 @@ public enum SmallFile {
             if name != "." && name != ".." { result.append(name) }
         }
         return result.sorted()
-    }
-}
-
-/// A lock that ends with its holder, however that ends. The file says who holds it.
-public struct FileLock: ~Copyable {
-    private let file: FileDescriptor
-
-    public init(_ path: String) throws(KernelError) {
-        do {
-            file = try FileDescriptor.open(
-                FilePath(path), .readWrite, options: [.create, .closeOnExec, .noFollow],
-                permissions: .init(rawValue: 0o644))
-        } catch {
-            throw KernelError("open \(path)", error as? Errno ?? .ioError)
-        }
-    }
-
-    deinit {
-        try? file.close()
-    }
-
-    /// Whether anybody has the lock now.
-    public var isHeld: Bool {
-        guard flock(file.rawValue, LOCK_EX | LOCK_NB) == 0 else { return true }
-        flock(file.rawValue, LOCK_UN)
-        return false
-    }
-
-    /// - Returns: whether the lock is now ours; then `holder` is what others read.
-    public func tryLock(holder: String) -> Bool {
-        guard flock(file.rawValue, LOCK_EX | LOCK_NB) == 0 else { return false }
-        try? file.resize(to: 0)
-        _ = try? file.writeAll(toAbsoluteOffset: 0, holder.utf8)
-        return true
-    }
-
-    /// Who holds it, or held it last; empty where nobody ever did.
-    public var holder: String {
-        var bytes = [UInt8](repeating: 0, count: 256)
-        let count = unsafe bytes.withUnsafeMutableBytes {
-            unsafe (try? file.read(fromAbsoluteOffset: 0, into: $0)) ?? 0
-        }
-        return String(decoding: bytes[..<count], as: UTF8.self)
     }
 }

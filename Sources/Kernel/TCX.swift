@@ -25,7 +25,11 @@ public enum TCX {
         case EINVAL: return nil
         case let code: throw KernelError("list the programs of #\(linkIndex)", Errno(rawValue: code))
         }
-        return identifiers.prefix(Int(count)).map { ($0, name(ofProgram: $0)) }
+        var result: [(id: UInt32, name: String)] = []
+        for identifier in identifiers.prefix(Int(count)) {
+            result.append((identifier, try name(ofProgram: identifier)))
+        }
+        return result
     }
 
     /// Attaches a loaded program behind those that are there. It stays for as long as the interface does.
@@ -45,9 +49,10 @@ public enum TCX {
     }
 
     /// Empty where the program has gone.
-    private static func name(ofProgram id: UInt32) -> String {
+    private static func name(ofProgram id: UInt32) throws(KernelError) -> String {
         let program = bpf_prog_get_fd_by_id(id)
-        guard program >= 0 else { return "" }
+        if program == -ENOENT { return "" }
+        guard program >= 0 else { throw KernelError("look at BPF program \(id)", Errno(rawValue: -program)) }
         defer { close(program) }
         var info = bpf_prog_info()
         var size = UInt32(MemoryLayout<bpf_prog_info>.size)

@@ -15,9 +15,16 @@ public struct VLANPorts: ~Copyable {
     /// GATEWAY_KEY of vlan.bpf.c.
     private static let gatewayKey: UInt32 = 0x8000_0000
 
-    fileprivate init(map: FileDescriptor) {
+    /// Owns `map` from here on.
+    fileprivate init(map: FileDescriptor) throws(KernelError) {
+        // The kernel writes a value for each of them, wherever that leads: a guess would be a hole in memory.
+        let count = libbpf_num_possible_cpus()
+        guard count > 0 else {
+            try? map.close()
+            throw KernelError("count the processors", Errno(rawValue: -count))
+        }
         self.map = map
-        processors = max(1, Int(libbpf_num_possible_cpus()))
+        processors = Int(count)
     }
 
     deinit {
@@ -46,12 +53,13 @@ public struct VLANPorts: ~Copyable {
         var size = UInt32(MemoryLayout<bpf_map_info>.size)
         // Whatever the id names, no more is read from it than a port has.
         guard unsafe bpf_obj_get_info_by_fd(map, &info, &size) == 0, info.value_size == UInt32(Self.size),
+            info.key_size == 4,
             info.type == BPF_MAP_TYPE_PERCPU_HASH.rawValue
         else {
             close(map)
             throw KernelError(operation, .invalidArgument, detail: "it is not vrouter's")
         }
-        self.init(map: FileDescriptor(rawValue: map))
+        try self.init(map: FileDescriptor(rawValue: map))
     }
 
     /// Frames of this VLAN now pass between the trunk and the gateway interface. Its counters start at 0.
@@ -155,7 +163,7 @@ public struct VLANPorts: ~Copyable {
             else { throw KernelError(operation, .last) }
             let own = unsafe dup(bpf_map__fd(map))
             guard own >= 0 else { throw KernelError(operation, .last) }
-            ports = VLANPorts(map: FileDescriptor(rawValue: own))
+            ports = try VLANPorts(map: FileDescriptor(rawValue: own))
             self.pop = FileDescriptor(rawValue: unsafe bpf_program__fd(pop))
             self.push = FileDescriptor(rawValue: unsafe bpf_program__fd(push))
         } catch {

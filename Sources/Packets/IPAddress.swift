@@ -105,6 +105,11 @@ public enum IPAddress: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// fe80::/10 (RFC 4291 §2.5.6): means something on its own link only, so that several links may have the same.
+    public var isLinkLocal: Bool {
+        if case .v6(let address) = self { address.rawValue >> 118 == 0xfe80 >> 6 } else { false }
+    }
+
     public var isV4: Bool { if case .v4 = self { true } else { false } }
     public var family: IPFamily { isV4 ? .v4 : .v6 }
 

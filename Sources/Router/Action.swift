@@ -26,6 +26,8 @@ enum Action: Hashable {
     struct Setting: Hashable {
         var sysctl: Sysctl
         var value: String
+        /// Where its interface has gone in the meantime, there is nothing to restore.
+        var mayBeGone = false
     }
 
     /// A gateway interface of the `8021q` driver.
@@ -46,6 +48,12 @@ enum Action: Hashable {
         var macAddress: MACAddress?
         var mtu: UInt32
 
+        /// Whatever index the parent had then.
+        static func isPeerName(_ name: String, _ id: VLANID) -> Bool {
+            name.hasPrefix("vr") && name.hasSuffix(".\(id)")
+                && UInt32(name.dropFirst(2).dropLast("\(id)".count + 1)) != nil
+        }
+
         static func peerName(_ id: VLANID, parentIndex: UInt32) -> String { "vr\(parentIndex).\(id)" }
 
         /// With the parent's address and MTU, as a VLAN device has them.
@@ -59,7 +67,11 @@ enum Action: Hashable {
     }
 
     struct AddressChange: Hashable {
-        enum Verb: Hashable { case add, delete }
+        enum Verb: Hashable {
+            case add, delete
+            /// Make sure that it is there.
+            case restore
+        }
         var verb: Verb
         var address: InterfaceAddress
         var link: String
@@ -78,7 +90,7 @@ enum Action: Hashable {
         case .deleteClsact(let link): ["tc qdisc del dev \(link) clsact"]
         case .attachProgram(let parent, let hook): [Self.attach(VLANProgram.popName, parent, .ingress, hook)]
         case .detachProgram(let parent, .tcx):
-            ["bpftool net detach tcx_ingress name \(VLANProgram.popName) dev \(parent)"]
+            ["bpftool net detach tcx_ingress dev \(parent)"]
         case .detachProgram(let parent, .clsact):
             ["tc filter del dev \(parent) ingress pref \(Host.filterPreference) handle 1 bpf"]
         case .addVLANs(let devices):
@@ -106,12 +118,14 @@ enum Action: Hashable {
                 switch change.verb {
                 case .add:
                     "ip address add \(change.address)\(change.address.broadcast == nil ? "" : " brd +") dev \(change.link)"
+                case .restore:
+                    "ip address replace \(change.address)\(change.address.broadcast == nil ? "" : " brd +") dev \(change.link)"
                 case .delete: "ip address del \(change.address) dev \(change.link)"
                 }
             }
         case .deleteLinks(let links): links.map { "ip link del dev \($0)" }
         case .startFollower: ["vrouter follow &"]
-        case .stopFollower: ["pkill -f 'vrouter follow'"]
+        case .stopFollower: ["kill FOLLOWER  # the `vrouter follow` of this network namespace"]
         }
     }
 

@@ -18,7 +18,13 @@ struct Apply: ~Copyable {
         var batch = NetlinkBatch()
         switch action {
         case .setSysctls(let settings):
-            for setting in settings { try setting.sysctl.write(setting.value) }
+            for setting in settings {
+                do {
+                    try setting.sysctl.write(setting.value)
+                } catch {
+                    guard setting.mayBeGone, error.errno == .noSuchFileOrDirectory else { throw error }
+                }
+            }
         case .commit(let ruleset):
             try Nftables().replace(with: ruleset)
         case .deleteTable:
@@ -87,10 +93,13 @@ struct Apply: ~Copyable {
                 guard let link = indices[change.link] else { throw missing(change.link) }
                 switch change.verb {
                 case .add: batch.addAddress(change.address, linkIndex: link, linkName: change.link)
+                case .restore:
+                    batch.addAddress(change.address, linkIndex: link, linkName: change.link, isReplacement: true)
                 case .delete: batch.deleteAddress(change.address, linkIndex: link, linkName: change.link)
                 }
             }
-            try socket.execute(batch)
+            // One that goes may have gone with another already.
+            try socket.execute(batch, ignoring: [.addressNotAvailable])
         case .startFollower:
             try Follower.start(followerCommand)
         case .stopFollower:

@@ -123,6 +123,8 @@ public struct Configuration: Hashable, Sendable, Codable {
             for address in vlan.addresses {
                 let option = "--vlan \(vlan.id)=\(address)"
                 try Self.check(address, option)
+                // Every link has its own fe80::/10.
+                if address.address.isLinkLocal { continue }
                 guard seen.insert(address.address).inserted else {
                     throw Failure(.usage, "\(option): the address is given twice", remedy: "give each address once")
                 }
@@ -153,6 +155,11 @@ public struct Configuration: Hashable, Sendable, Codable {
 
     private static func check(_ address: InterfaceAddress, _ option: String) throws(Failure) {
         let remedy = "give the address that the hosts use as their gateway"
+        guard address.prefixLength > 0 else {
+            throw Failure(
+                .usage, "\(option): a subnet of prefix length 0 is the whole internet",
+                remedy: "give the subnet's own length")
+        }
         if address.isNetworkAddress {
             throw Failure(
                 .usage, "\(option): \(address.address) is the address of the subnet \(address.prefix) itself",

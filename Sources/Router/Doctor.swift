@@ -45,6 +45,7 @@ public struct Doctor {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let host = try Host.read(
             socket, parent: state?.driver == .ebpf ? state?.configuration.parent : nil,
+            parentIndex: state?.parentIndex ?? 0,
             vlans: Set(state?.configuration.vlans.map(\.id) ?? []))
         if let state { findings += runningState(state, host) }
         findings += forwarding(configuration, host, isUp: state != nil)
@@ -52,8 +53,34 @@ public struct Doctor {
         findings += foreignFirewalls(configuration)
         findings += bridgeNetfilter(host)
         findings += sizes(configuration, host)
+        findings += routes(configuration, host)
         findings += macvlanPeers(configuration, host)
         return findings
+    }
+
+    /// What keeps packets from passing although `up` has just done its work: what others have set up.
+    public static func blocking(_ configuration: Configuration) throws(Failure) -> [Finding] {
+        let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
+        let host = try Host.read(socket, parent: nil, parentIndex: 0, vlans: [])
+        return (foreignFirewalls(configuration) + sizes(configuration, host) + routes(configuration, host)).filter {
+            $0.severity == .blocking
+        }
+    }
+
+    /// A route of the same length to a VLAN's subnet, by another way, takes its packets.
+    private static func routes(_ configuration: Configuration?, _ host: Host) -> [Finding] {
+        guard let configuration else { return [] }
+        return configuration.vlans.flatMap { vlan -> [Finding] in
+            let gateway = host.link(configuration.interfaceName(vlan.id))?.index
+            let subnets = vlan.addresses.filter { !$0.address.isLinkLocal }.map(\.prefix)
+            return host.routes.filter { subnets.contains($0.destination) && $0.linkIndex != gateway }.map { route in
+                let name = route.linkIndex.flatMap(host.link(index:))?.name ?? "elsewhere"
+                return Finding(
+                    "routes", .blocking,
+                    "\(route.destination), the subnet of VLAN \(vlan.id), is also routed by \(name)",
+                    remedy: ["ip route del \(route.destination) dev \(name)"])
+            }
+        }
     }
 
     private static func permissions() -> Finding {
@@ -118,7 +145,7 @@ public struct Doctor {
     private static func forwarding(_ configuration: Configuration?, _ host: Host, isUp: Bool) -> [Finding] {
         let needsIPv6 = configuration?.usesIPv6 ?? false
         let switches =
-            [(Sysctl("net/ipv4/ip_forward"), "IPv4")]
+            (configuration?.usesIPv4 ?? true ? [(Sysctl("net/ipv4/ip_forward"), "IPv4")] : [])
             + (needsIPv6 ? [(Sysctl("net/ipv6/conf/all/forwarding"), "IPv6")] : [])
         return switches.map { sysctl, family in
             switch (host.sysctl(sysctl), isUp) {
@@ -134,13 +161,12 @@ public struct Doctor {
         }
     }
 
-    /// The kernel takes the stricter of `all` and the interface (ip-sysctl: rp_filter).
+    /// The kernel takes the greater of `all` and the interface: 1, strict, 2, loose (ip-sysctl: rp_filter).
     private static func reversePathFilter(_ configuration: Configuration?, _ host: Host) -> [Finding] {
         guard let configuration else { return [] }
         let all = host.sysctl(Sysctl("net/ipv4/conf/all/rp_filter")).flatMap { Int($0) } ?? 0
         let strict = configuration.vlans.map { configuration.interfaceName($0.id) }.filter { name in
             let own = host.sysctl(Sysctl("net/ipv4/conf/\(name)/rp_filter")).flatMap { Int($0) } ?? 0
-            // 2, loose, is the greater number and the weaker filter.
             return max(all, own) == 1
         }
         guard !strict.isEmpty else {
@@ -165,14 +191,17 @@ public struct Doctor {
             let nftables = try Nftables()
             let families: [Nftables.Family] = [.ip, .ip6, .inet]
             let dropping = try nftables.baseChains().filter {
-                $0.hook == "forward" && !$0.acceptsByDefault && families.contains($0.family)
+                $0.hook == "forward" && $0.dropsTheRest && families.contains($0.family)
                     && !($0.family == .inet && $0.table == Host.tableName)
             }
             for chain in dropping {
                 let firewall = ForeignFirewall(
                     chain: chain, chains: Set(try nftables.chainNames(table: chain.table, family: chain.family)))
                 let passing = try nftables.acceptedInputs(table: chain.table, family: chain.family)
-                let waiting = gateways.filter { !passing.contains($0) }
+                let beginnings = passing.filter { $0.hasSuffix("*") }.map { $0.dropLast() }
+                let waiting = gateways.filter { gateway in
+                    !passing.contains(gateway) && !beginnings.contains { gateway.hasPrefix($0) }
+                }
                 if waiting.isEmpty && !gateways.isEmpty {
                     findings.append(
                         Finding(
@@ -219,7 +248,14 @@ public struct Doctor {
     }
 
     private static func sizes(_ configuration: Configuration?, _ host: Host) -> [Finding] {
-        guard let configuration, let parent = host.link(configuration.parent) else { return [] }
+        guard let configuration else { return [] }
+        guard let parent = host.link(configuration.parent) else {
+            return [
+                Finding(
+                    "parent", .blocking, "there is no interface '\(configuration.parent)'",
+                    remedy: ["name the interface on the trunk port with --parent"])
+            ]
+        }
         var findings: [Finding] = []
         for vlan in configuration.vlans {
             guard let gateway = host.link(configuration.interfaceName(vlan.id)), gateway.mtu > parent.mtu else {

@@ -14,6 +14,8 @@ public struct Failure: Error, Hashable, Sendable, CustomStringConvertible {
         /// Another process is in the way; it may work later.
         case busy = 75
         case notPermitted = 77
+        /// A signal asked to end; as a shell says it for Ctrl-C.
+        case interrupted = 130
     }
 
     public let kind: Kind

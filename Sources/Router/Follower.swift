@@ -6,18 +6,16 @@ import SystemPackage
 /// has no carrier while the parent has none, has no larger MTU, has its address, and goes when it goes. No packet depends on it.
 public enum Follower {
     /// The process that follows in the calling thread's network namespace; nil: none.
-    static func process() throws(Failure) -> Int32? {
-        let path = try StateFile().followerLockPath
-        guard SmallFile.owner(path) != nil else { return nil }
-        let lock = try kernel { () throws(KernelError) in try FileLock(path) }
-        return lock.isHeld ? Int32(lock.holder) : nil
+    static func process() throws(KernelError) -> Int32? {
+        guard let file = try? StateFile() else { return nil }
+        return try ProcessLock.holder(file.followerLockPath)
     }
 
     static func start(_ command: [String]) throws(KernelError) {
         try ChildProcess.startDetached(command)
         // It is there when it has its lock, which the next one to look goes by.
         for _ in 0..<2000 {
-            if ((try? process()) ?? nil) != nil { return }
+            if try process() != nil { return }
             ThisProcess.sleep(milliseconds: 1)
         }
         throw KernelError("start \(command.joined(separator: " "))", .timedOut)
@@ -25,7 +23,7 @@ public enum Follower {
 
     static func stop() throws(KernelError) {
         for attempt in 0..<2000 {
-            guard let process = (try? process()) ?? nil else { break }
+            guard let process = try process() else { break }
             ChildProcess.signal(attempt < 1000 ? SignalNumber.terminate : SignalNumber.kill, to: process)
             ThisProcess.sleep(milliseconds: 1)
         }
@@ -35,18 +33,25 @@ public enum Follower {
     /// Follows until the parent or vrouter's state is gone.
     public static func run() throws(Failure) {
         let file = try StateFile()
-        let lock = try kernel { () throws(KernelError) in try FileLock(file.followerLockPath) }
-        guard lock.tryLock(holder: "\(ThisProcess.identifier)") else { return }
+        let lock = try kernel { () throws(KernelError) in try ProcessLock(file.followerLockPath) }
+        guard lock.tryLock() else { return }
         // First the events, then the look: what changes in between is an event.
         let events = try kernel { () throws(KernelError) in try NetlinkSocket(groups: NetlinkSocket.linkGroup) }
         let requests = try kernel { () throws(KernelError) in try NetlinkSocket() }
         while let state = try file.load(), state.driver == .ebpf {
             let links = try kernel { () throws(KernelError) in try requests.links() }
-            let parent = links.first { $0.index == state.parentIndex && $0.name == state.configuration.parent }
+            // By index: under another name it is still the same.
+            let parent = links.first { $0.index == state.parentIndex }
             try? follow(parent, state, links, requests)
             guard parent != nil else { return }
+            while !events.wait(milliseconds: 10_000) {
+                // A process keeps its namespace alive. Where nobody else has it any more, it is to end.
+                guard Namespace.isUsedByOthers() else { return }
+            }
             do {
                 _ = try events.receive("wait for changes of links")
+                // Changes come in bursts, one for each gateway; one look is enough for all.
+                events.discardPending()
             } catch {
                 // Events were lost: looking again is all that one of them would have caused.
                 guard error.errno == .noBufferSpace || error.errno == .interrupted else { throw Failure(error) }
@@ -58,12 +63,12 @@ public enum Follower {
         _ parent: Link?, _ state: State, _ links: [Link], _ socket: borrowing NetlinkSocket
     ) throws(KernelError) {
         let named = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        let indexed = Dictionary(links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
         var batch = NetlinkBatch()
         var orphans: [Link] = []
         for id in state.links.sorted() {
-            let peerName = Action.VethGateway.peerName(id, parentIndex: state.parentIndex)
             guard let gateway = named[state.configuration.interfaceName(id)], gateway.kind == "veth",
-                let peer = named[peerName], peer.kind == "veth"
+                let peer = gateway.lowerIndex.flatMap({ indexed[$0] }), Action.VethGateway.isPeerName(peer.name, id)
             else { continue }
             guard let parent else {
                 orphans.append(gateway)

@@ -36,6 +36,8 @@ struct Host {
         var gateways: [VLANID: UInt32] = [:]
         /// Gateways whose own program is there.
         var pushing: Set<UInt32> = []
+        /// Looking at programs needs privileges.
+        var isUnknown = false
         /// Whether a process keeps the gateways like the parent.
         var isFollowed = false
     }
@@ -65,9 +67,11 @@ struct Host {
     }
 
     /// - Parameters:
-    ///   - parent: whose filters are looked at.
+    ///   - parent: whose filters are looked at; `parentIndex` finds it under another name.
     ///   - vlans: the gateways that are looked at in the trunk's program.
-    static func read(_ socket: borrowing NetlinkSocket, parent: String?, vlans: Set<VLANID>) throws(Failure) -> Host {
+    static func read(
+        _ socket: borrowing NetlinkSocket, parent: String?, parentIndex: UInt32, vlans: Set<VLANID>
+    ) throws(Failure) -> Host {
         let links = try kernel { () throws(KernelError) in try socket.links() }
         var host = Host(
             links: links,
@@ -76,7 +80,9 @@ struct Host {
             sysctl: { sysctl in (try? sysctl.read()) ?? nil },
             configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
             table: readTable(), trunk: Trunk())
-        if let parent = parent.flatMap(host.link) { host.trunk = try readTrunk(socket, parent, vlans, links) }
+        if let parent = parent.flatMap({ name in host.link(index: parentIndex) ?? host.link(name) }) {
+            host.trunk = try readTrunk(socket, parent, vlans, links)
+        }
         return host
     }
 
@@ -96,7 +102,7 @@ struct Host {
         do {
             var trunk = Trunk()
             let onTCX = try TCX.programs(linkIndex: parent.index, hook: .ingress)
-            trunk.isFollowed = ((try? Follower.process()) ?? nil) != nil
+            trunk.isFollowed = try Follower.process() != nil
             trunk.hook = onTCX == nil ? .clsact : .tcx
             let clsact = Set(try socket.queueingDisciplines().filter { $0.kind == "clsact" }.map(\.linkIndex))
             trunk.hasClsact = clsact.contains(parent.index)
@@ -127,8 +133,11 @@ struct Host {
             }
             return trunk
         } catch {
-            // Looking at programs needs privileges that a dry run may not have.
-            if error.isPermission { return Trunk() }
+            if error.isPermission {
+                var trunk = Trunk()
+                trunk.isUnknown = true
+                return trunk
+            }
             throw Failure(error)
         }
     }

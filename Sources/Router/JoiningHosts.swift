@@ -22,7 +22,8 @@ public enum JoiningHosts {
     private static func docker(_ vlan: Configuration.VLAN, _ configuration: Configuration) -> String {
         var words = ["docker", "network", "create", "-d", "macvlan"]
         if vlan.addresses.contains(where: { !$0.address.isV4 }) { words.append("--ipv6") }
-        for address in vlan.addresses {
+        var subnets: Set<IPPrefix> = []
+        for address in vlan.addresses where subnets.insert(address.prefix).inserted {
             words += ["--subnet", "\(address.prefix)", "--gateway", "\(address.address)"]
         }
         words += ["-o", "parent=\(configuration.interfaceName(vlan.id))", "mac\(vlan.id)"]

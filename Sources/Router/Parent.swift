@@ -15,10 +15,11 @@ public enum Parent {
 
     static func only(of links: [Link], routes: [Route]) throws(Failure) -> String {
         let uplinks = Set(routes.filter(\.isDefault).compactMap(\.linkIndex))
-        let hardware = links.filter { $0.isEthernet && $0.kind == nil }
+        let hardware = links.filter { $0.isEthernet && $0.kind == nil && $0.masterIndex == nil }
         let candidates =
             hardware.isEmpty
-            ? links.filter { $0.kind == "veth" && $0.isUp } : hardware.filter { !uplinks.contains($0.index) }
+            ? links.filter { $0.kind == "veth" && $0.isUp && $0.masterIndex == nil }
+            : hardware.filter { !uplinks.contains($0.index) }
         if candidates.count == 1 { return candidates[0].name }
         let ethernet = links.filter(\.isEthernet).map {
             $0.name + (uplinks.contains($0.index) ? " (carries the default route)" : "")

@@ -7,7 +7,7 @@ import Packets
 struct Plan {
     private(set) var actions: [Action] = []
     /// To be written before the first action: all that may have been done at any moment from then on.
-    private(set) var journal: State?
+    private(set) var journal: State
     /// To be written after the last one; nil: vrouter holds nothing any more.
     private(set) var outcome: State?
     /// For a person.
@@ -29,8 +29,8 @@ struct Plan {
     }
 }
 
-/// The work of `Plan.init`.
-private struct Planner {
+/// The work of `Plan.init`. What is checked first is in PlanChecks.swift.
+struct Planner {
     let state: State
     let host: Host
     let wanted: Configuration?
@@ -41,12 +41,12 @@ private struct Planner {
     /// What is held in the end.
     var outcome: State
 
-    private var parent: Link?
+    var parent: Link?
     private var added: Set<VLANID> = []
 
     // There are thousands of each: what is asked for again and again is looked up.
-    private let linksByName: [String: Link]
-    private let linksByIndex: [UInt32: Link]
+    let linksByName: [String: Link]
+    let linksByIndex: [UInt32: Link]
     private let addressesByLink: [UInt32: [InterfaceAddress]]
     private let wantedAddresses: [VLANID: [InterfaceAddress]]
 
@@ -58,6 +58,7 @@ private struct Planner {
         outcome = state
         outcome.phase = .applied
         if let wanted { outcome.configuration = wanted }
+        outcome.applied = wanted
         linksByName = Dictionary(host.links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         linksByIndex = Dictionary(host.links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
         addressesByLink = Dictionary(grouping: host.addresses, by: \.linkIndex).mapValues { $0.map(\.value) }
@@ -66,7 +67,8 @@ private struct Planner {
     }
 
     mutating func run() throws(Failure) {
-        parent = linksByName[state.configuration.parent]
+        // By its index first: it may have been renamed since.
+        parent = linksByIndex[state.parentIndex] ?? linksByName[state.configuration.parent]
         if let wanted {
             parent = try checkedParent(wanted)
             try checkLinks(wanted)
@@ -75,10 +77,10 @@ private struct Planner {
         let dropped = droppedVLANs()
         if wanted == nil, state.startedFollower, host.trunk.isFollowed { actions.append(.stopFollower) }
 
-        restoreUnwantedSysctls(dropped)
+        restoreUnwantedSysctls()
         if let wanted {
             // While interfaces come and go, the rules name all of them: at no moment is one of them without.
-            try planRuleset(wanted, alsoFor: dropped)
+            try planRuleset(wanted, alsoFor: dropped, again: !dropped.isEmpty)
             prepareParent(wanted)
             addLinks(wanted)
         }
@@ -92,124 +94,34 @@ private struct Planner {
         }
         remove(dropped)
         if let wanted {
-            if !dropped.isEmpty { try planRuleset(wanted, alsoFor: []) }
+            if !dropped.isEmpty { try planRuleset(wanted, alsoFor: [], again: true) }
         } else {
             deleteTable()
             releaseParent()
         }
     }
 
-    // MARK: Checks, before anything changes
-
-    private func checkedParent(_ wanted: Configuration) throws(Failure) -> Link {
-        guard let parent = linksByName[wanted.parent] else {
-            let names = host.links.filter(\.isEthernet).map(\.name)
-            throw Failure(
-                .usage, "there is no interface '\(wanted.parent)'",
-                remedy: names.isEmpty
-                    ? "this network namespace has no Ethernet interface at all"
-                    : "choose one of: \(names.joined(separator: ", "))")
-        }
-        guard !parent.isLoopback else {
-            throw Failure(
-                .usage, "\(parent.name) is the loopback interface, which carries no VLANs",
-                remedy: "name the interface whose cable is a trunk")
-        }
-        guard parent.isEthernet else {
-            throw Failure(
-                .usage, "\(parent.name) is not an Ethernet interface",
-                remedy: "name the interface whose cable is a trunk")
-        }
-        let held = state.configuration.parent
-        guard held == wanted.parent || state.isEmpty else {
-            throw Failure(
-                .usage, "vrouter routes between the VLANs of \(held) here, and not of \(wanted.parent)",
-                remedy: "take that back first: vrouter down")
-        }
-        return parent
-    }
-
-    private func checkLinks(_ wanted: Configuration) throws(Failure) {
-        guard let parent else { return }
-        let devices = host.links.filter {
-            $0.vlan?.etherType == 0x8100 && $0.lowerIndex == parent.index && !$0.isLowerElsewhere
-        }
-        // The kernel has no two for the same VLAN.
-        let devicesByID = Dictionary(devices.map { ($0.vlan?.id, $0) }, uniquingKeysWith: { first, _ in first })
-        for vlan in wanted.vlans {
-            let name = wanted.interfaceName(vlan.id)
-            if let twin = devicesByID[vlan.id.rawValue], twin.name != name {
-                throw Failure(
-                    .usage,
-                    "VLAN \(vlan.id) of \(parent.name) already has an interface with another name: \(twin.name)",
-                    remedy: "rename it: ip link set dev \(twin.name) down name \(name)")
-            }
-            guard let link = linksByName[name], !isOurs(link, vlan.id) else { continue }
-            func mismatch(_ reason: String) -> Failure {
-                Failure(
-                    .usage, "\(name) exists and \(reason)",
-                    remedy: "delete it (ip link del dev \(name)), rename it, or leave VLAN \(vlan.id) out")
-            }
-            guard let device = link.vlan else {
-                throw mismatch("is a \(link.kind ?? "hardware interface"), not VLAN \(vlan.id) of \(parent.name)")
-            }
-            guard device.etherType == 0x8100, device.id == vlan.id.rawValue else {
-                throw mismatch("is VLAN \(device.id)\(device.etherType == 0x8100 ? "" : " of 802.1ad"), not \(vlan.id)")
-            }
-            guard link.lowerIndex == parent.index, !link.isLowerElsewhere else {
-                throw mismatch("is on another interface than \(parent.name)")
-            }
-            guard device.reordersHeader else { throw mismatch("has reorder_hdr off") }
-        }
-    }
+    // MARK: What goes
 
     /// Whether it is the interface that we made for this VLAN: by our own record, and still of its kind.
-    private func isOurs(_ link: Link, _ id: VLANID) -> Bool {
-        guard state.links.contains(id), let parent else { return false }
-        return switch state.driver {
-        case .ieee8021q: link.vlan?.id == id.rawValue && link.lowerIndex == parent.index && !link.isLowerElsewhere
-        case .ebpf: link.kind == "veth"
+    func isOurs(_ link: Link, _ id: VLANID) -> Bool {
+        guard state.links.contains(id) else { return false }
+        switch state.driver {
+        case .ieee8021q:
+            return link.vlan?.id == id.rawValue && link.lowerIndex == parent?.index && !link.isLowerElsewhere
+        case .ebpf:
+            // Also when the parent has gone: the pair stays.
+            let peer = link.lowerIndex.flatMap { linksByIndex[$0] }
+            return link.kind == "veth" && peer.map { Action.VethGateway.isPeerName($0.name, id) } ?? false
         }
     }
 
-    private func checkAddresses(_ wanted: Configuration) throws(Failure) {
-        let ours = Dictionary(
-            (state.configuration.vlans + wanted.vlans).map { (wanted.interfaceName($0.id), $0.id) },
-            uniquingKeysWith: { first, _ in first })
-        var others: [IPAddress: (link: Link, value: InterfaceAddress)] = [:]
-        var foreign: [(link: Link, value: InterfaceAddress)] = []
-        for address in host.addresses {
-            guard let link = linksByIndex[address.linkIndex] else { continue }
-            // An address that we gave to a gateway moves with its VLAN.
-            if let id = ours[link.name], state.addresses[id]?.contains(address.value) == true { continue }
-            others[address.value.address] = (link, address.value)
-            if ours[link.name] == nil { foreign.append((link, address.value)) }
-        }
-        for vlan in wanted.vlans {
-            for address in vlan.addresses {
-                if let other = others[address.address] {
-                    guard other.link.name == wanted.interfaceName(vlan.id), other.value == address else {
-                        throw Failure(
-                            .usage,
-                            "--vlan \(vlan.id)=\(address): \(other.link.name) has the address \(other.value) already",
-                            remedy: "give VLAN \(vlan.id) another address, or delete that one: "
-                                + "ip address del \(other.value) dev \(other.link.name)")
-                    }
-                }
-            }
-        }
-        let linkLocal = IPPrefix(.v6(IPv6Address(0xfe80 << 112)), length: 10)
-        for (link, value) in foreign where !linkLocal.contains(value.address) {
-            guard
-                let vlan = wanted.vlans.first(where: { $0.addresses.contains { $0.prefix.overlaps(value.prefix) } })
-            else { continue }
-            throw Failure(
-                .usage, "the subnet of VLAN \(vlan.id) overlaps \(value.prefix), which \(link.name) is in",
-                remedy: "give VLAN \(vlan.id) a subnet of its own: packets for it would leave by \(link.name)")
-        }
+    /// The interface that we made for this VLAN, also under another name.
+    func ourLink(_ id: VLANID) -> Link? {
+        guard state.links.contains(id) else { return nil }
+        if let link = linksByName[interfaceName(id)], isOurs(link, id) { return link }
+        return host.links.first { isOurs($0, id) }
     }
-
-    // MARK: What goes
 
     /// VLANs of which anything is held and nothing is wanted.
     private func droppedVLANs() -> [VLANID] {
@@ -218,7 +130,7 @@ private struct Planner {
         return known.subtracting(wanted?.vlans.map(\.id) ?? []).sorted()
     }
 
-    private func interfaceName(_ id: VLANID) -> String { (wanted ?? state.configuration).interfaceName(id) }
+    func interfaceName(_ id: VLANID) -> String { (wanted ?? state.configuration).interfaceName(id) }
 
     private func isWanted(_ purpose: State.Purpose) -> Bool {
         guard let wanted else { return false }
@@ -229,23 +141,23 @@ private struct Planner {
         }
     }
 
-    private mutating func restoreUnwantedSysctls(_ dropped: [VLANID]) {
+    private mutating func restoreUnwantedSysctls() {
         // The kernel's switch for all interfaces writes to each of them; each of them is restored behind it.
         let unwanted = state.sysctls.filter { !isWanted($0.purpose) }
         let switches = Set([Self.forwardIPv4, Self.forwardIPv6])
         let switched = unwanted.contains { switches.contains($0.sysctl) && host.sysctl($0.sysctl) != $0.value }
         let settings = unwanted.compactMap { former -> Action.Setting? in
             guard let now = host.sysctl(former.sysctl) else { return nil }
-            // What the switch is about to change is written again, unless its interface is one that goes.
+            // What the switch is about to change is written again.
             return now != former.value || switched && !switches.contains(former.sysctl)
-                ? Action.Setting(sysctl: former.sysctl, value: former.value) : nil
+                ? Action.Setting(sysctl: former.sysctl, value: former.value, mayBeGone: true) : nil
         }
         if !settings.isEmpty { actions.append(.setSysctls(settings)) }
         outcome.sysctls = outcome.sysctls.filter { isWanted($0.purpose) }
     }
 
     private mutating func remove(_ dropped: [VLANID]) {
-        let doomed = dropped.filter { id in linksByName[interfaceName(id)].map { isOurs($0, id) } ?? false }
+        let doomed = dropped.compactMap(ourLink).map(\.name)
         // Going down, the program goes as a whole.
         let connected = wanted == nil ? [] : dropped.filter { host.trunk.gateways[$0] != nil }
         if !connected.isEmpty, let parent {
@@ -253,7 +165,7 @@ private struct Planner {
         }
         let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && linksByName[$0]?.isUp == true }
         if !lowered.isEmpty { actions.append(.lower(lowered)) }
-        if !doomed.isEmpty { actions.append(.deleteLinks(doomed.map(interfaceName))) }
+        if !doomed.isEmpty { actions.append(.deleteLinks(doomed)) }
         outcome.links.subtract(dropped)
         outcome.raised.subtract(dropped.map(interfaceName))
         for id in dropped { outcome.addresses[id] = nil }
@@ -282,7 +194,15 @@ private struct Planner {
 
     // MARK: What comes
 
-    private mutating func planRuleset(_ wanted: Configuration, alsoFor dropped: [VLANID]) throws(Failure) {
+    /// From now on, and in the end.
+    private mutating func take(_ change: (inout State) -> Void) {
+        change(&held)
+        change(&outcome)
+    }
+
+    private mutating func planRuleset(
+        _ wanted: Configuration, alsoFor dropped: [VLANID], again: Bool
+    ) throws(Failure) {
         let ruleset = Ruleset(try wanted.policy(alsoFor: dropped))
         let text = ruleset.nftText
         if state.table == nil, case .present = host.table {
@@ -298,47 +218,45 @@ private struct Planner {
             case .unknown: state.table != nil && state.phase == .applied
             case .unsupported(let error): throw Failure(error)
             }
-        if !dropped.isEmpty || state.table?.ruleset != text || !isThere { actions.append(.commit(ruleset)) }
+        if again || state.table?.ruleset != text || !isThere { actions.append(.commit(ruleset)) }
         held.table = state.table ?? State.Table(ruleset: text, fingerprint: nil)
         if outcome.table?.ruleset != text { outcome.table = State.Table(ruleset: text, fingerprint: nil) }
     }
 
+    /// Without privileges nobody sees the programs; where a change was completed, they are taken to be there.
+    private var isTrunkTakenOnTrust: Bool { host.trunk.isUnknown && state.phase == .applied && state.attachedProgram }
+
     private mutating func prepareParent(_ wanted: Configuration) {
         guard let parent else { return }
-        held.parentIndex = parent.index
-        outcome.parentIndex = parent.index
+        take { $0.parentIndex = parent.index }
         if !parent.isUp { raiseAndHold([parent.name]) }
-        guard state.driver == .ebpf else { return }
+        guard state.driver == .ebpf, !isTrunkTakenOnTrust else { return }
         // The hardware filters by VLAN id and by address; without VLAN devices nobody tells it which ones are wanted.
         if !parent.isPromiscuous {
             actions.append(.setPromiscuous(parent.name, true))
-            held.madePromiscuous = true
-            outcome.madePromiscuous = true
+            take { $0.madePromiscuous = true }
         }
         if host.trunk.hook == .clsact, !host.trunk.hasClsact {
             actions.append(.addClsact(parent.name))
-            held.addedClsact = true
-            outcome.addedClsact = true
+            take { $0.addedClsact = true }
         }
         if host.trunk.program == nil {
             actions.append(.attachProgram(parent: parent.name, host.trunk.hook))
-            held.attachedProgram = true
-            outcome.attachedProgram = true
+            take { $0.attachedProgram = true }
         }
     }
 
     private mutating func raiseAndHold(_ names: [String]) {
         actions.append(.raise(names))
-        held.raised.formUnion(names)
-        outcome.raised.formUnion(names)
+        take { $0.raised.formUnion(names) }
     }
 
     private mutating func addLinks(_ wanted: Configuration) {
         guard let parent else { return }
-        added = Set(wanted.vlans.map(\.id).filter { linksByName[wanted.interfaceName($0)] == nil })
+        let added = Set(wanted.vlans.map(\.id).filter { linksByName[wanted.interfaceName($0)] == nil })
+        self.added = added
         guard !added.isEmpty else { return }
-        held.links.formUnion(added)
-        outcome.links.formUnion(added)
+        take { $0.links.formUnion(added) }
         switch state.driver {
         case .ieee8021q:
             actions.append(
@@ -356,9 +274,11 @@ private struct Planner {
     }
 
     private mutating func connect(_ wanted: Configuration) {
-        guard let parent, state.driver == .ebpf else { return }
+        guard let parent, state.driver == .ebpf, !isTrunkTakenOnTrust || !added.isEmpty else { return }
         let missing = wanted.vlans.map(\.id).filter { id in
-            if added.contains(id) || host.trunk.program == nil { return held.links.contains(id) }
+            if added.contains(id) { return true }
+            if isTrunkTakenOnTrust { return false }
+            if host.trunk.program == nil { return held.links.contains(id) }
             guard let link = linksByName[wanted.interfaceName(id)], isOurs(link, id) else { return false }
             return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
         }
@@ -368,10 +288,9 @@ private struct Planner {
     }
 
     private mutating func startFollower() {
-        guard state.driver == .ebpf, !host.trunk.isFollowed else { return }
+        guard state.driver == .ebpf, !host.trunk.isFollowed, !isTrunkTakenOnTrust else { return }
         actions.append(.startFollower)
-        held.startedFollower = true
-        outcome.startedFollower = true
+        take { $0.startedFollower = true }
     }
 
     private mutating func changeAddresses(_ dropped: [VLANID]) {
@@ -383,9 +302,12 @@ private struct Planner {
             if wantedAddresses[id] == nil, isOurs(link, id) { continue }
             let present = addressesByLink[link.index] ?? []
             let kept = wantedAddresses[id] ?? []
-            for address in state.addresses[id] ?? [] where !kept.contains(address) && present.contains(address) {
-                changes.append(Action.AddressChange(verb: .delete, address: address, link: name))
-            }
+            let doomed = (state.addresses[id] ?? []).filter { !kept.contains($0) && present.contains($0) }
+            changes += doomed.map { Action.AddressChange(verb: .delete, address: $0, link: name) }
+            // With the first IPv4 address of a subnet go its later ones (promote_secondaries is off): they come back at once.
+            let prefixes = Set(doomed.map(\.prefix).filter { $0.family == .v4 })
+            let secondaries = present.filter { prefixes.contains($0.prefix) && !doomed.contains($0) }
+            changes += secondaries.map { Action.AddressChange(verb: .restore, address: $0, link: name) }
         }
         for vlan in wanted?.vlans ?? [] {
             let name = interfaceName(vlan.id)
@@ -397,7 +319,6 @@ private struct Planner {
             held.addresses[vlan.id] = before + ours.filter { !before.contains($0) }
             outcome.addresses[vlan.id] = ours
         }
-        // Old ones first: deleting the first address of a subnet takes the later ones of the same subnet with it.
         if !changes.isEmpty { actions.append(.changeAddresses(changes)) }
     }
 
@@ -435,8 +356,7 @@ private struct Planner {
         guard !down.isEmpty else { return }
         actions.append(.raise(down.map(wanted.interfaceName)))
         let adopted = down.filter { !held.links.contains($0) }.map(wanted.interfaceName)
-        held.raised.formUnion(adopted)
-        outcome.raised.formUnion(adopted)
+        take { $0.raised.formUnion(adopted) }
     }
 
     private static let forwardIPv4 = Sysctl("net/ipv4/ip_forward")
@@ -486,8 +406,7 @@ private struct Planner {
     private mutating func hold(_ sysctl: Sysctl, _ value: String, _ purpose: State.Purpose) {
         guard !held.sysctls.contains(where: { $0.sysctl == sysctl }) else { return }
         let former = State.FormerValue(sysctl: sysctl, value: value, purpose: purpose)
-        held.sysctls.append(former)
-        outcome.sysctls.append(former)
+        take { $0.sysctls.append(former) }
     }
 }
 

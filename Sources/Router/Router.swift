@@ -12,7 +12,6 @@ public struct Router {
         case step(number: Int, of: Int, summary: String)
         /// A step has failed; what was done is being undone.
         case undoing
-        case note(String)
     }
 
     public struct Outcome: Sendable {
@@ -36,6 +35,7 @@ public struct Router {
     private let report: (Event) -> Void
     private let fault: Fault?
     private let followerCommand: [String]
+    private var isUndoing = false
 
     /// - Parameters:
     ///   - report: told what happens.
@@ -110,24 +110,32 @@ public struct Router {
     private func read(for state: State, _ configuration: Configuration) throws(Failure) -> Host {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let vlans = Set((state.configuration.vlans + configuration.vlans).map(\.id)).union(state.links)
-        return try Host.read(socket, parent: state.driver == .ebpf ? configuration.parent : nil, vlans: vlans)
+        return try Host.read(
+            socket, parent: state.driver == .ebpf ? configuration.parent : nil, parentIndex: state.parentIndex,
+            vlans: vlans)
     }
 
     /// Journal first, then act; what fails is undone.
     private func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) {
-        guard let journal = plan.journal else { return }
+        // Whoever wants this to end gets everything back first, as for any other failure.
+        Interruption.catchSignals()
         guard !plan.actions.isEmpty else {
             // Nothing to do, but perhaps something to write down: an interrupted change turns out to be complete.
             return plan.outcome == former ? () : try finish(plan.outcome, file)
         }
-        try file.store(journal)
+        do {
+            try file.store(plan.journal)
+        } catch {
+            // Going down takes on nothing that is not written down already: a full /run does not stop it.
+            guard plan.outcome == nil, former != nil else { throw error }
+        }
         do {
             try perform(plan.actions)
             try finish(plan.outcome, file)
         } catch {
             report(.undoing)
             do {
-                try undo(to: former, from: journal, file)
+                try undo(to: former, from: plan.journal, file)
             } catch let second {
                 throw Failure(
                     error.kind, "\(error.message)\nand undoing it failed too: \(second.message)",
@@ -141,6 +149,9 @@ public struct Router {
         let apply = Apply(
             try kernel { () throws(KernelError) in try NetlinkSocket() }, followerCommand: followerCommand)
         for (number, action) in actions.enumerated() {
+            if !isUndoing, let signal = Interruption.signal {
+                throw Failure(.interrupted, "interrupted by signal \(signal)")
+            }
             report(.step(number: number + 1, of: actions.count, summary: action.summary))
             try fault?(number, .before)
             try kernel { () throws(KernelError) in try apply.perform(action) }
@@ -156,13 +167,13 @@ public struct Router {
 
     /// Plans back from the journal to what was there before, and does that.
     private func undo(to former: State?, from journal: State, _ file: StateFile) throws(Failure) {
-        let quiet = Router(followerCommand: followerCommand)
-        // Behind a change that was cut short there is no state to go back to but the host's own.
-        let goal = former?.phase == .applied ? former : nil
-        let host = try read(for: journal, goal?.configuration ?? journal.configuration)
-        let back = try Plan(from: journal, on: host, to: goal?.configuration)
+        var quiet = Router(followerCommand: followerCommand)
+        quiet.isUndoing = true
+        let goal = former?.applied
+        let host = try read(for: journal, goal ?? journal.configuration)
+        let back = try Plan(from: journal, on: host, to: goal)
         try quiet.perform(back.actions)
-        try finish(goal, file)
+        try finish(back.outcome, file)
     }
 }
 

@@ -15,7 +15,10 @@ struct State: Hashable, Codable {
     var namespaceInode: UInt64
     var namespaceCookie: UInt64?
 
+    /// What is being applied, or was applied last.
     var configuration: Configuration
+    /// What was applied last, completely; to which a change that fails goes back. nil: nothing.
+    var applied: Configuration?
     var driver: Driver
     var parentIndex: UInt32
 

@@ -61,6 +61,7 @@ public struct Status: Sendable, Encodable {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let host = try Host.read(
             socket, parent: state?.driver == .ebpf ? state?.configuration.parent : nil,
+            parentIndex: state?.parentIndex ?? 0,
             vlans: Set(state?.configuration.vlans.map(\.id) ?? []))
         var status = Status(
             active: state != nil, interrupted: state?.phase == .applying, parent: state?.configuration.parent,
@@ -145,7 +146,7 @@ extension Action {
         case .connect(let gateways, let parent, _): gateways.map { "\($0.name) is not connected to \(parent)" }
         case .disconnect(let vlans, let parent, _): vlans.map { "VLAN \($0) is still connected to \(parent)" }
         case .changeAddresses(let changes):
-            changes.map { "\($0.link) \($0.verb == .add ? "lacks" : "still has") the address \($0.address)" }
+            changes.map { "\($0.link) \($0.verb == .delete ? "still has" : "lacks") the address \($0.address)" }
         case .deleteLinks(let links): links.map { "\($0) is still there" }
         case .startFollower: ["nothing follows the parent's carrier (vrouter follow)"]
         case .stopFollower: ["something still follows the parent's carrier"]

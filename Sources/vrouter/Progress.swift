@@ -8,7 +8,6 @@ final class Progress {
         switch event {
         case .waiting(let holder): complain("waiting for \(holder) to end …")
         case .undoing: complain("a step failed; undoing what was done …")
-        case .note(let text): complain("note: \(text)")
         case .step(let number, let total, let summary):
             // The first steps are quick with few VLANs, and worth a line each with thousands.
             if ContinuousClock.now - start > .seconds(1) { complain("[\(number)/\(total)] \(summary)") }

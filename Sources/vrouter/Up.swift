@@ -42,7 +42,7 @@ struct Up: ParsableCommand {
         let blocking =
             dryRun
             ? []
-            : try reportingFailure { () throws(Failure) in try Doctor.examine() }.filter { $0.severity == .blocking }
+            : (try? Doctor.blocking(configuration)) ?? []
         if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun, blocking: blocking)) }
         if outcome.steps.isEmpty {
             print("nothing to do")

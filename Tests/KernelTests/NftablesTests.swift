@@ -448,7 +448,7 @@ struct NftablesMessageTests {
     @Test("A list ends where a length does not fit")
     func lists() {
         func list(_ lengths: [UInt16]) -> [Int] {
-            listedValues(lengths.flatMap { hostOctets($0) + [0, 0] + [UInt8](repeating: 7, count: 4) }[...]).map(
+            listedValues(lengths.flatMap { $0.nativeBytes + [0, 0] + [UInt8](repeating: 7, count: 4) }[...]).map(
                 \.count)
         }
         #expect(list([8, 8, 8]) == [4, 4, 4])
@@ -463,7 +463,7 @@ struct NftablesMessageTests {
     @Test("Numbers are in network byte order, of any length")
     func numbers() {
         func number(_ octets: [UInt8]) -> UInt64? {
-            Attributes((hostOctets(UInt16(4 + octets.count)) + hostOctets(UInt16(1)) + octets)[...]).networkInteger(1)
+            Attributes((UInt16(4 + octets.count).nativeBytes + UInt16(1).nativeBytes + octets)[...]).networkInteger(1)
         }
         #expect(number([0, 0, 0, 100]) == 100)
         #expect(number([1, 2, 3, 4, 5, 6, 7, 8]) == 0x0102_0304_0506_0708)

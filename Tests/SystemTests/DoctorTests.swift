@@ -49,6 +49,14 @@ import Testing
         ("made with iptables", "ip", "iptables -P FORWARD DROP"),
         ("made with iptables", "ip6", "ip6tables -P FORWARD DROP"),
         (
+            "firewalld's", "inet",
+            // As firewalld ends its chain: no policy, a reject.
+            "nft add table inet firewalld; "
+                + "nft 'add chain inet firewalld filter_FORWARD { type filter hook forward priority filter + 10; policy accept; }'; "
+                + "nft add rule inet firewalld filter_FORWARD ct state established,related accept; "
+                + "nft add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited"
+        ),
+        (
             "an administrator's own", "inet",
             "nft add table inet mine; "
                 + "nft 'add chain inet mine guard { type filter hook forward priority -10; policy drop; }'"
@@ -64,11 +72,16 @@ import Testing
         let remedies = doctor.output.split(separator: "\n").filter { $0.contains("→ ") && $0.contains("enp0s8.") }
             .map { $0.replacing("    → ", with: "") }
         try #require(!remedies.isEmpty)
-        // ufw itself is not here: it would add rules to its own chain.
-        if owner == "ufw's" {
-            #expect(remedies == ["ufw route allow in on enp0s8.100", "ufw route allow in on enp0s8.200"])
+        // ufw and firewalld are not here: they would add rules to chains of their own.
+        if owner == "firewalld's" {
+            #expect(
+                remedies.count == 2
+                    && remedies[0].hasPrefix("firewall-cmd --permanent --zone=trusted --add-interface=enp0s8.100"))
             try host.sh(
-                "for i in 100 200; do nft add rule ip filter ufw-user-forward iifname enp0s8.$i counter accept; done")
+                "nft 'insert rule inet firewalld filter_FORWARD iifname { \"enp0s8.100\", \"enp0s8.200\" } accept'")
+        } else if owner == "ufw's" {
+            #expect(remedies == ["ufw route allow in on enp0s8.100", "ufw route allow in on enp0s8.200"])
+            try host.sh("nft 'add rule ip filter ufw-user-forward iifname \"enp0s8.*\" counter accept'")
         } else {
             try host.sh(remedies.joined(separator: "\n"))
         }
@@ -88,7 +101,7 @@ import Testing
         #expect(strict.output.contains("sysctl -w net.ipv4.conf.enp0s8/100.rp_filter=2"))
         try host.sh("sysctl -qw net.ipv4.conf.enp0s8/100.rp_filter=2")
         #expect(try host.vrouter("doctor").output.contains("✓ rp-filter"))
-        // The stricter of the two counts, and loose is the larger number.
+        // The greater of the two numbers counts.
         try host.sh(
             "echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter; echo 0 >/proc/sys/net/ipv4/conf/enp0s8.100/rp_filter")
         #expect(try host.vrouter("doctor").output.contains("· rp-filter: strict reverse path filter on enp0s8.100"))
@@ -107,6 +120,17 @@ import Testing
         try host.sh("ip link set enp0s8 mtu 500")
         let tiny = try host.vrouter("doctor")
         #expect(tiny.status == 1 && tiny.output.contains("✗ mtu: enp0s8 has MTU 500"), "\(tiny)")
+    }
+
+    @Test func anotherWayToTheSubnet() throws {
+        let host = try host()
+        try host.sh("ip address add 192.0.2.1/24 dev cable; ip route add 172.16.10.0/24 via 192.0.2.2")
+        let up = try host.vrouter(Self.up)
+        #expect(
+            up.output.contains("✗ routes: 172.16.10.0/24, the subnet of VLAN 100, is also routed by cable"), "\(up)")
+        #expect(try host.vrouter("doctor").status == 1)
+        try host.sh("ip route del 172.16.10.0/24 dev cable")
+        #expect(try host.vrouter("doctor").status == 0)
     }
 
     @Test func forwardingSwitchedOff() throws {

@@ -5,8 +5,8 @@ import Testing
 /// Each test makes every step of a change fail, or ends vrouter at it, and compares the whole host before and after.
 @Suite struct FaultTests {
     static let first = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
-    /// Drops VLAN 200, changes the address of VLAN 100, adds VLAN 300 and with it IPv6.
-    static let second = "--vlan 100=172.16.10.254/24 --vlan 300=172.16.30.1/24,fd00:30::1/64"
+    /// Drops VLAN 200 and gives its address to VLAN 300, changes the address of VLAN 100, begins with IPv6.
+    static let second = "--vlan 100=172.16.10.254/24 --vlan 300=172.16.20.1/24,fd00:30::1/64"
 
     /// Every moment at which a change can be cut short: before each step, which is after the one before it, and after the last.
     private func moments(_ host: TestHost, _ arguments: String) throws -> [String] {
@@ -32,11 +32,14 @@ import Testing
     @Test func aFailedChangePutsTheFormerSetBack() throws {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+        let before = try host.vlanSnapshot()
         for moment in try moments(host, "up \(Self.second)") {
             let up = try host.vrouter("up \(Self.second)", environment: ["VROUTER_FAULT": "fail:\(moment)"])
             #expect(up.status == 70, "\(up)")
             let status = try host.vrouter("status")
             #expect(status.status == 0, "step \(moment): \(status)")
+            let changes = differences(before, try host.vlanSnapshot())
+            try #require(changes.isEmpty, "step \(moment): \(changes.joined(separator: "\n"))")
             let again = try host.vrouter("up \(Self.first)")
             #expect(again.output.hasPrefix("nothing to do\n"), "step \(moment): \(again)")
         }
@@ -103,6 +106,42 @@ import Testing
         }
     }
 
+    /// What worked before a change that was cut short works after the next one that fails.
+    @Test func aFailureBehindAnInterruptionGoesBackToWhatWasApplied() throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
+        let before = try host.vlanSnapshot()
+        let moments = try moments(host, "up \(Self.second)")
+        let killed = try host.vrouter(
+            "up \(Self.second)", environment: ["VROUTER_FAULT": "kill:\(moments[moments.count / 2])"])
+        #expect(killed.status == 128 + 9)
+        let failed = try host.vrouter("up \(Self.second)", environment: ["VROUTER_FAULT": "fail:1:before"])
+        #expect(failed.status == 70, "\(failed)")
+        let changes = differences(before, try host.vlanSnapshot())
+        try #require(changes.isEmpty, "\(changes.joined(separator: "\n"))")
+        #expect(try host.vrouter("status").status == 0)
+    }
+
+    @Test func aSignalUndoesWhatWasDone() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        let up = try host.start(
+            [Product.path, "up", "--parent", "enp0s8"] + Self.first.split(separator: " ").map(String.init),
+            environment: ["VROUTER_FAULT": "stop:2:before"])
+        try waitUntilStopped(up, host)
+        up.signal(SignalNumber.terminate)
+        up.signal(SignalNumber.resume)
+        let result = up.wait()
+        #expect(result.status == 130 && result.errors.contains("interrupted by signal 15"), "\(result)")
+        try requireUnchanged(host, since: before)
+    }
+
+    private func waitUntilStopped(_ process: ChildProcess, _ host: TestHost) throws {
+        for _ in 0..<200 where try host.sh("cut -d' ' -f3 /proc/\(process.processIdentifier)/stat") != "T\n" {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+    }
+
     @Test func twoAtOnceWaitForEachOther() throws {
         let host = try TestHost()
         let racers = try (0..<6).map { number in
@@ -124,13 +163,8 @@ import Testing
         let first = try host.start(
             [Product.path, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"],
             environment: ["VROUTER_FAULT": "stop:0:before"])
-        var second: ChildProcess?
-        for _ in 0..<100 where second == nil {
-            ThisProcess.sleep(milliseconds: 50)
-            let state = try host.sh("cut -d' ' -f3 /proc/\(first.processIdentifier)/stat")
-            if state == "T\n" { second = try host.start([Product.path, "down"]) }
-        }
-        let waiting = try #require(second)
+        try waitUntilStopped(first, host)
+        let waiting = try host.start([Product.path, "down"])
         ThisProcess.sleep(milliseconds: 1500)
         first.signal(SignalNumber.resume)
         #expect(first.wait().status == 0)

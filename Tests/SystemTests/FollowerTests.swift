@@ -36,15 +36,59 @@ import Testing
         #expect(down.status == 0, "\(down)")
     }
 
+    /// Whoever starts `up` gets its descriptors back: a lock, a pipe.
+    @Test func theFollowerHoldsNothingOfItsCaller() throws {
+        let host = try TestHost()
+        let lock = "/run/\(host.name).lock"
+        try host.sh(
+            "( flock 9; \(Product.path) up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver ebpf ) 9>\(lock) >/dev/null"
+        )
+        try host.sh("flock -n \(lock) true; rm \(lock)")
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    /// A process keeps its namespace alive; the follower must not be the last one to do so.
+    @Test func theFollowerEndsWithItsNamespace() throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver ebpf").status == 0)
+        let follower = try host.follower()
+        try Namespace.delete(host.name)
+        var ended = false
+        for _ in 0..<300 where !ended {
+            ended = try ChildProcess.run(["kill", "-0", "\(follower)"]).status != 0
+            ThisProcess.sleep(milliseconds: 100)
+        }
+        #expect(ended)
+    }
+
     @Test func aMissingFollowerIsDrift() throws {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan-driver ebpf").status == 0)
         #expect(try host.vrouter("status").status == 0)
-        try host.sh("kill -9 $(cat /run/vrouter/netns-$(stat -Lc %i /proc/self/ns/net).json.follower)")
+        try host.stopFollower()
         let status = try host.vrouter("status")
         #expect(status.status == 1 && status.output.contains("drift: nothing follows"), "\(status)")
         #expect(try host.vrouter("up --vlan 100=172.16.10.1/24").status == 0)
         #expect(try host.vrouter("status").status == 0)
         #expect(try host.vrouter("down").status == 0)
+    }
+}
+
+extension TestHost {
+    /// The process identifier of the host's `vrouter follow`.
+    func follower() throws -> String {
+        let line = try sh(
+            """
+            for process in /proc/[0-9]*; do
+                [ "$process/ns/net" -ef /proc/self/ns/net ] && tr '\\0' ' ' <"$process/cmdline" | grep -q '[v]router follow' \
+                && echo "${process#/proc/}"
+            done || true
+            """)
+        return String(line.dropLast())
+    }
+
+    func stopFollower() throws {
+        try sh("kill -9 \(follower())")
+        for _ in 0..<100 where try !follower().isEmpty { ThisProcess.sleep(milliseconds: 20) }
     }
 }

@@ -165,6 +165,47 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         try requireUnchanged(host, since: before)
     }
 
+    /// The kernel takes the later addresses of a subnet away with the first one.
+    @Test func theFirstAddressOfASubnetGoesAlone() throws {
+        let host = try TestHost()
+        #expect(
+            try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24,172.16.10.2/24,172.16.10.3/24").status == 0)
+        try host.sh("ip address add 172.16.10.7/24 dev enp0s8.100")
+        #expect(try host.vrouter("up --vlan 100=172.16.10.2/24,172.16.10.4/24").status == 0)
+        let addresses = try host.sh("ip -4 -o address show dev enp0s8.100 | grep -o 'inet [^ ]*' | sort")
+        #expect(addresses == "inet 172.16.10.2/24\ninet 172.16.10.4/24\ninet 172.16.10.7/24\n", "\(addresses)")
+        #expect(try host.vrouter("status").status == 0)
+    }
+
+    /// Somebody renames what vrouter made or uses; `down` finds all of it.
+    @Test(arguments: ["auto", "ebpf"]) func downFindsWhatWasRenamed(_ driver: String) throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        #expect(try host.vrouter("up --parent enp0s8 \(article) --vlan-driver \(driver)").status == 0)
+        try host.sh(
+            """
+            ip link set enp0s8.100 down; ip link set enp0s8.100 name other
+            ip link set enp0s8 down; ip link set enp0s8 name trunk; ip link set trunk up
+            """)
+        ThisProcess.sleep(milliseconds: 300)
+        #expect(try host.sh("ip -br link").contains("enp0s8.200"), "the gateways outlive a new name of their parent")
+        let down = try host.vrouter("down")
+        #expect(down.status == 0, "\(down)")
+        try host.sh("ip link set trunk down; ip link set trunk name enp0s8")
+        try requireUnchanged(host, since: before)
+    }
+
+    @Test func downCleansUpBehindAParentThatIsGone() throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("up --parent enp0s8 \(article) --vlan-driver ebpf").status == 0)
+        try host.stopFollower()
+        try host.sh("ip link del enp0s8")
+        #expect(try host.sh("ip -br link").contains("enp0s8.100"), "without a follower the gateway stays")
+        #expect(try host.vrouter("down").status == 0)
+        let left = try host.sh("ip -br link")
+        #expect(!left.contains("enp0s8") && !left.contains("vr"), "\(left)")
+    }
+
     @Test func longNamesBecomeShort() throws {
         let host = try TestHost(trunk: false)
         try host.sh("ip link add enp130s31f6d1 type veth peer name cable; ip link set enp130s31f6d1 up")
@@ -184,7 +225,8 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         try host.sh("ip link set cable up")
         let two = try host.vrouter("up \(article)")
         #expect(
-            two.status == 64 && two.errors.contains("cable, enp0s8") || two.errors.contains("enp0s8, cable"), "\(two)")
+            two.status == 64 && (two.errors.contains("cable, enp0s8") || two.errors.contains("enp0s8, cable")), "\(two)"
+        )
     }
 
     @Test func manyVLANs() throws {

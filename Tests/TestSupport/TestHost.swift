@@ -80,6 +80,16 @@ public final class TestHost {
         ).split(separator: "\n").map(String.init) + programs()
     }
 
+    /// The same without what differs between two interfaces of the same kind: index, address, and what follows from them.
+    public func vlanSnapshot() throws -> [String] {
+        try snapshot().filter { !$0.contains("fe80::") && !$0.hasPrefix("filters of") }.map { line in
+            line.replacing(#/^\d+: /#, with: "").replacing(#/link.ether [^ ]*/#, with: "").replacing(
+                #/\.\.*@\w+/#, with: ""
+            )
+            .replacing(#/id \d+ name|tag [0-9a-f]+|jited/#, with: "")
+        }.sorted()
+    }
+
     /// What runs on tcx hooks, which the tools of Debian 12 do not show.
     public func programs() throws -> [String] { try programsByID().map(\.text) }
 

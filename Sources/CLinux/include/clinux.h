@@ -25,7 +25,6 @@
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_vlan.h>
-#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
@@ -44,7 +43,22 @@ int vr_setns_net(int fd);
 int vr_memory_file(const char *name);
 char **vr_environment(void);
 int vr_spawn_new_session(void);
+int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *, int);
 int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *, const char *);
+
+// F_SETLK and F_GETLK are commands of the variadic fcntl(2). Returns 0, or errno.
+static inline int vr_lock_file(int fd) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return fcntl(fd, F_SETLK, &lock) == 0 ? 0 : errno;
+}
+
+// The process that has it; 0: none; -1: errno says why not.
+static inline int vr_lock_holder(int fd) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(fd, F_GETLK, &lock) != 0)
+        return -1;
+    return lock.l_type == F_UNLCK ? 0 : (int)lock.l_pid;
+}
 
 // errno is a macro.
 static inline int vr_errno(void) { return errno; }
