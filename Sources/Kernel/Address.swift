@@ -7,7 +7,9 @@ import Packets
 public struct Address: Hashable, Sendable {
     public let linkIndex: UInt32
     public let value: InterfaceAddress
+}
 
+extension Address {
     init?(_ message: NetlinkMessage) {
         guard Int(message.type) == RTM_NEWADDR, let linkIndex = message.payload.load(UInt32.self, at: 4),
             let prefixLength = message.payload.load(UInt8.self, at: 1)

@@ -51,7 +51,9 @@ public struct Link: Hashable, Sendable {
     public var isLoopback: Bool { flags & UInt32(IFF_LOOPBACK) != 0 }
     public var isPromiscuous: Bool { flags & UInt32(IFF_PROMISC) != 0 }
     public var isEthernet: Bool { hardwareType == UInt16(ARPHRD_ETHER) && !isLoopback }
+}
 
+extension Link {
     init?(_ message: NetlinkMessage) {
         guard Int(message.type) == RTM_NEWLINK, let index = message.payload.load(UInt32.self, at: 4),
             let hardwareType = message.payload.load(UInt16.self, at: 2),

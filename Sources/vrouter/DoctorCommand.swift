@@ -6,7 +6,8 @@ struct DoctorCommand: ParsableCommand {
         commandName: "doctor",
         abstract: "Look for what keeps packets between the VLANs from arriving.",
         discussion: """
-            Looks at the kernel, the firewalls of others, and the running VLANs, or those that the options name. Changes nothing. \
+            Looks at the kernel, the firewalls of others, and the running VLANs, or those that the options name. Changes nothing, \
+            but asking for VLAN devices may load the kernel's module for them. \
             Exit status: 0 nothing blocks; 1 something does.
             """)
 

@@ -11,10 +11,12 @@ struct VRouter: ParsableCommand {
               vrouter up --vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24
 
             gives it a gateway address in each VLAN, switches forwarding on and installs the firewall rules. `vrouter up \
-            --dry-run …` shows the commands that would do the same, and changes nothing. `vrouter down` puts everything back.
+            --dry-run …` shows the commands that would do the same, and changes nothing. `vrouter down` puts everything back. \
+            `vrouter lab` shows all of it in network namespaces.
 
-            Exit status: 0 done; 64 usage or configuration; 69 the kernel lacks something; 70 a mistake of vrouter's own; \
-            75 another vrouter is at work; 77 not permitted.
+            Exit status: 0 done; 1 what was looked at is not as it should be (status, doctor, lab); 3 vrouter is not up (status); \
+            64 usage or configuration; 69 the kernel lacks something; 70 a mistake of vrouter's own; 75 another vrouter is at work; \
+            77 not permitted; 130 interrupted.
             """,
         version: version,
         subcommands: [

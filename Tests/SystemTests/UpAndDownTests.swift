@@ -146,9 +146,12 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
     @Test func anExistingInterfaceIsAdoptedOrRefused() throws {
         let host = try TestHost()
         if try host.hasVLANDevices {
+            // It has been up before, which leaves traces that nobody can remove.
             try host.sh(
-                "ip link add link enp0s8 name enp0s8.100 type vlan id 100; ip address add 172.16.10.1/24 brd + dev enp0s8.100"
-            )
+                """
+                ip link add link enp0s8 name enp0s8.100 type vlan id 100; ip link set enp0s8 up; ip link set enp0s8.100 up
+                ip link set enp0s8.100 down; ip link set enp0s8 down; ip address add 172.16.10.1/24 brd + dev enp0s8.100
+                """)
             let before = try host.snapshot()
             let up = try host.vrouter("up --parent enp0s8 \(article)")
             #expect(up.status == 0, "\(up)")

@@ -1,0 +1,176 @@
+import Packets
+import Testing
+
+@testable import Kernel
+@testable import Router
+
+/// Plans are made from values: no kernel, no privileges.
+@Suite struct PlanTests {
+    private let article: Configuration
+    private let hundred: VLANID
+    private let twoHundred: VLANID
+
+    init() throws {
+        article = try Configuration(parent: "enp0s8", vlans: ["100=172.16.10.1/24", "200=172.16.20.1/24"])
+        hundred = try #require(VLANID(100))
+        twoHundred = try #require(VLANID(200))
+    }
+
+    private func state(_ configuration: Configuration, links: Set<VLANID> = []) -> State {
+        var state = State(
+            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: configuration, driver: .ieee8021q,
+            parentIndex: 2)
+        state.links = links
+        return state
+    }
+
+    /// A host with the trunk enp0s8 (index 2), and what the test adds.
+    private func host(
+        _ more: [Link] = [], addresses: [Address] = [], sysctls: [String: String] = [:], table: Host.Table = .absent
+    ) -> Host {
+        let defaults = [
+            "net/ipv4/ip_forward": "0", "net/ipv4/conf/default/arp_ignore": "0",
+            "net/ipv4/conf/default/forwarding": "0",
+        ]
+        let values = defaults.merging(sysctls) { $1 }
+        return Host(
+            links: [
+                Link(index: 1, name: "lo", flags: 0x9, hardwareType: 772), Link(index: 2, name: "enp0s8", flags: 0x1),
+            ] + more,
+            addresses: addresses, routes: [], sysctl: { values[$0.path] },
+            configuredInterfaces: { _ in ["all", "default", "enp0s8"] },
+            table: table, trunk: Host.Trunk())
+    }
+
+    private func vlan(_ id: UInt16, index: UInt32, name: String? = nil, up: Bool = true) -> Link {
+        Link(
+            index: index, name: name ?? "enp0s8.\(id)", kind: "vlan", flags: up ? 0x1 : 0, lowerIndex: 2,
+            vlan: Link.VLAN(id: id, etherType: 0x8100, reordersHeader: true))
+    }
+
+    private func words(_ plan: Plan) -> [String] {
+        plan.actions.flatMap(\.commands).map { String($0.prefix { $0 != "\n" }) }
+    }
+
+    @Test func rulesComeFirstAndForwardingLast() throws {
+        let plan = try Plan(from: state(article), on: host(), to: article)
+        #expect(
+            words(plan) == [
+                "nft -f - <<'END'",
+                "ip link add link enp0s8 name enp0s8.100 type vlan id 100 reorder_hdr on",
+                "ip link add link enp0s8 name enp0s8.200 type vlan id 200 reorder_hdr on",
+                "ip address add 172.16.10.1/24 brd + dev enp0s8.100",
+                "ip address add 172.16.20.1/24 brd + dev enp0s8.200",
+                "sysctl -w net.ipv4.conf.enp0s8/100.arp_ignore=1", "sysctl -w net.ipv4.conf.enp0s8/200.arp_ignore=1",
+                "ip link set dev enp0s8.100 up", "ip link set dev enp0s8.200 up", "sysctl -w net.ipv4.ip_forward=1",
+            ])
+    }
+
+    /// Whatever of the plan has happened when it is cut short, the journal has it.
+    @Test func theJournalHoldsAllThatMayHaveHappened() throws {
+        let plan = try Plan(from: state(article), on: host(), to: article)
+        #expect(plan.journal.phase == .applying && plan.journal.applied == nil)
+        #expect(plan.journal.links == [hundred, twoHundred] && plan.journal.table != nil)
+        #expect(plan.journal.addresses[hundred] == article.vlans[0].addresses)
+        #expect(plan.journal.sysctls.contains { $0.sysctl.path == "net/ipv4/ip_forward" && $0.value == "0" })
+        #expect(plan.outcome?.phase == .applied && plan.outcome?.applied == article)
+    }
+
+    @Test func goingDownStopsForwardingFirstAndDeletesTheRulesLast() throws {
+        let up = try Plan(from: state(article), on: host(), to: article)
+        let now = host(
+            [vlan(100, index: 3), vlan(200, index: 4)], sysctls: ["net/ipv4/ip_forward": "1"],
+            table: .present(fingerprint: "x"))
+        let down = try Plan(from: try #require(up.outcome), on: now, to: nil)
+        #expect(words(down).first == "sysctl -w net.ipv4.ip_forward=0")
+        #expect(words(down).last == "nft delete table inet vrouter")
+        #expect(words(down).contains("ip link del dev enp0s8.100"))
+        #expect(down.outcome == nil)
+    }
+
+    @Test func goingDownAfterNothingHappenedDoesNothing() throws {
+        let up = try Plan(from: state(article), on: host(), to: article)
+        #expect(try Plan(from: up.journal, on: host(), to: nil).actions == [])
+    }
+
+    @Test func whatWasThereStays() throws {
+        let found = host([vlan(100, index: 3)])
+        let up = try Plan(from: state(article), on: found, to: article)
+        #expect(!words(up).contains { $0.hasPrefix("ip link add") && $0.contains("enp0s8.100") })
+        let now = host([vlan(100, index: 3), vlan(200, index: 4)], table: .present(fingerprint: "x"))
+        let down = try Plan(from: try #require(up.outcome), on: now, to: nil)
+        #expect(words(down).filter { $0.hasPrefix("ip link del") } == ["ip link del dev enp0s8.200"])
+    }
+
+    /// The kernel deletes the later addresses of a subnet with its first one.
+    @Test func laterAddressesOfASubnetComeBack() throws {
+        let before = try Configuration(parent: "enp0s8", vlans: ["100=172.16.10.1/24,172.16.10.2/24"])
+        var held = state(before, links: [hundred])
+        held.addresses = [hundred: before.vlans[0].addresses]
+        let after = try Configuration(parent: "enp0s8", vlans: ["100=172.16.10.2/24"])
+        let now = host(
+            [vlan(100, index: 3)], addresses: before.vlans[0].addresses.map { Address(linkIndex: 3, value: $0) })
+        #expect(
+            words(try Plan(from: held, on: now, to: after)).filter { $0.hasPrefix("ip address") } == [
+                "ip address del 172.16.10.1/24 dev enp0s8.100",
+                "ip address replace 172.16.10.2/24 brd + dev enp0s8.100",
+            ])
+    }
+
+    /// Cut short, the journal's configuration is the new one, and the old gateway still has the address.
+    @Test func anAddressMovesBetweenVLANsAlsoAfterAnInterruption() throws {
+        let after = try Configuration(parent: "enp0s8", vlans: ["100=172.16.10.1/24", "300=172.16.20.1/24"])
+        var held = state(article, links: [hundred, twoHundred])
+        held.addresses = [hundred: article.vlans[0].addresses, twoHundred: article.vlans[1].addresses]
+        held.table = State.Table(ruleset: "", fingerprint: "x")
+        let now = host(
+            [vlan(100, index: 3), vlan(200, index: 4)],
+            addresses: [Address(linkIndex: 4, value: article.vlans[1].addresses[0])], table: .present(fingerprint: "x"))
+        let journal = try Plan(from: held, on: now, to: after).journal
+        let again = try Plan(from: journal, on: now, to: after)
+        #expect(words(again).contains("ip address add 172.16.20.1/24 brd + dev enp0s8.300"))
+        #expect(words(again).contains("ip link del dev enp0s8.200"))
+    }
+
+    @Test func aLinkUnderAnotherNameIsStillOurs() throws {
+        let held = state(article, links: [hundred])
+        let down = try Plan(from: held, on: host([vlan(100, index: 3, name: "other")]), to: nil)
+        #expect(words(down) == ["ip link del dev other"])
+    }
+
+    @Test func others() throws {
+        let foreign = try InterfaceAddress("172.16.10.9/24")
+        let overlapping = host(
+            [Link(index: 9, name: "eth1", flags: 0x1)], addresses: [Address(linkIndex: 9, value: foreign)])
+        let failure = #expect(throws: Failure.self) { try Plan(from: state(article), on: overlapping, to: article) }
+        #expect(failure?.message == "the subnet of VLAN 100 overlaps 172.16.10.0/24, which eth1 is in")
+        let port = #expect(throws: Failure.self) {
+            let enslaved = Configuration(moving: article, to: "eth1")
+            _ = try Plan(
+                from: state(enslaved), on: host([Link(index: 9, name: "eth1", flags: 0x1, masterIndex: 2)]),
+                to: enslaved)
+        }
+        #expect(port?.message == "eth1 is a port of enp0s8, which gets its frames")
+    }
+}
+
+extension Configuration {
+    fileprivate init(moving other: Configuration, to parent: String) {
+        self = other
+        self.parent = parent
+    }
+}
+
+extension Link {
+    fileprivate init(
+        index: UInt32, name: String, kind: String? = nil, flags: UInt32, hardwareType: UInt16 = 1,
+        lowerIndex: UInt32? = nil,
+        masterIndex: UInt32? = nil, vlan: VLAN? = nil
+    ) {
+        self.init(
+            index: index, name: name, kind: kind, hardwareType: hardwareType, flags: flags, mtu: 1500, macAddress: nil,
+            lowerIndex: lowerIndex, isLowerElsewhere: false, masterIndex: masterIndex, group: 0, operationalState: "up",
+            vlan: vlan,
+            statistics: nil)
+    }
+}
