@@ -10,7 +10,6 @@ public struct Route: Hashable, Sendable {
     public let linkIndex: UInt32?
     /// RTPROT_ value: 2 kernel, 3 boot, 4 static, 9 router advertisement, …
     public let routingProtocol: UInt8
-    public let metric: UInt32?
 
     public var isDefault: Bool { destination.length == 0 }
     public var isFromRouterAdvertisement: Bool { routingProtocol == UInt8(RTPROT_RA) }
@@ -30,7 +29,6 @@ public struct Route: Hashable, Sendable {
         destination = IPPrefix(octets.flatMap { IPAddress(octets: $0) } ?? any, length: Int(length))
         gateway = attributes[Int(RTA_GATEWAY.rawValue)].flatMap { IPAddress(octets: Array($0)) }
         linkIndex = attributes.integer(Int(RTA_OIF.rawValue))
-        metric = attributes.integer(Int(RTA_PRIORITY.rawValue))
         self.routingProtocol = routingProtocol
     }
 }

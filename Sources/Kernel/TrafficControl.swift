@@ -27,14 +27,12 @@ public enum FilterHook: Sendable {
 }
 
 extension NetlinkSocket {
-    /// Of every interface, or of one.
-    public func queueingDisciplines(linkIndex: UInt32 = 0) throws(KernelError) -> [QueueingDiscipline] {
-        var header = tcmsg()
-        header.tcm_ifindex = Int32(bitPattern: linkIndex)
+    /// Of every interface.
+    public func queueingDisciplines() throws(KernelError) -> [QueueingDiscipline] {
         var request = NetlinkBatch()
-        request.add("list queueing disciplines", type: Int(RTM_GETQDISC), flags: NLM_F_DUMP, header: header)
+        request.add("list queueing disciplines", type: RTM_GETQDISC, flags: NLM_F_DUMP, header: tcmsg())
         return try dump(request).compactMap { message in
-            guard let index = message.payload.load(UInt32.self, at: 4), linkIndex == 0 || index == linkIndex,
+            guard let index = message.payload.load(UInt32.self, at: 4),
                 let kind = message.attributes(after: MemoryLayout<tcmsg>.size).string(Int(TCA_KIND))
             else { return nil }
             return QueueingDiscipline(linkIndex: index, kind: kind)

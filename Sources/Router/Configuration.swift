@@ -172,7 +172,8 @@ public struct Configuration: Hashable, Sendable, Codable {
         let special: [(String, String)] = [
             ("0.0.0.0/8", "means 'this host'"), ("127.0.0.0/8", "is a loopback address"),
             ("224.0.0.0/4", "is a multicast address"), ("240.0.0.0/4", "is reserved"),
-            ("::/127", "is unspecified or loopback"), ("ff00::/8", "is a multicast address"),
+            ("::/127", "is unspecified or loopback"), ("::ffff:0:0/96", "is an IPv4 address in IPv6's form"),
+            ("ff00::/8", "is a multicast address"),
         ]
         for (block, reason) in special {
             guard let block = try? InterfaceAddress(block).prefix, block.contains(address.address) else { continue }

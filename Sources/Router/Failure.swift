@@ -38,6 +38,11 @@ public struct Failure: Error, Hashable, Sendable, CustomStringConvertible {
                 .notPermitted, "\(error)", remedy: "run it as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN")
         case .notSupported, .notSupportedOnSocket, .protocolNotSupported, .addressFamilyNotSupported:
             self.init(.unavailable, "\(error)", remedy: "see which kernel feature is missing: vrouter doctor")
+        case .noSpace, .readOnlyFileSystem, .notDirectory, .isDirectory:
+            self.init(
+                .unavailable, "\(error)",
+                remedy:
+                    "vrouter keeps its state in \(StateFile.directory): it must be a directory that can be written to")
         default:
             self.init(.software, "\(error)")
         }

@@ -14,7 +14,8 @@ public enum JoiningHosts {
     public static func text(_ configuration: Configuration, _ format: Format) -> String {
         switch format {
         case .docker: configuration.vlans.map { docker($0, configuration) }.joined()
-        case .ip: configuration.vlans.map { ip($0, configuration) }.joined(separator: "\n")
+        case .ip:
+            configuration.vlans.enumerated().map { ip($1, configuration, isFirst: $0 == 0) }.joined(separator: "\n")
         case .netplan: netplan(configuration)
         }
     }
@@ -30,14 +31,15 @@ public enum JoiningHosts {
         return words.joined(separator: " ") + "\n"
     }
 
-    private static func ip(_ vlan: Configuration.VLAN, _ configuration: Configuration) -> String {
+    private static func ip(_ vlan: Configuration.VLAN, _ configuration: Configuration, isFirst: Bool) -> String {
         let name = configuration.interfaceName(vlan.id)
         var lines = [
             "# VLAN \(vlan.id)", "ip link add link \(configuration.parent) name \(name) type vlan id \(vlan.id)",
         ]
         lines += vlan.addresses.compactMap(exampleHost).map { "ip address add \($0) dev \(name)" }
         lines += ["ip link set dev \(name) up"]
-        lines += gateways(vlan).map { "ip \($0.isV4 ? "" : "-6 ")route add default via \($0)" }
+        // A host has one default route: one that is in several VLANs takes the first.
+        lines += gateways(vlan).map { "\(isFirst ? "" : "# ")ip \($0.isV4 ? "" : "-6 ")route add default via \($0)" }
         return lines.joined(separator: "\n") + "\n"
     }
 
@@ -53,7 +55,7 @@ public enum JoiningHosts {
             let routes = gateways(vlan).map {
                 "        - {to: \"\($0.isV4 ? "0.0.0.0/0" : "::/0")\", via: \"\($0)\"}"
             }
-            // A host has one default route. One that is in several VLANs takes the first, and this file says where the others are.
+            // One default route, as above.
             lines +=
                 position == 0
                 ? ["      routes:"] + routes : ["      # routes:"] + routes.map { "      # " + $0.dropFirst(6) }

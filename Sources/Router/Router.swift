@@ -63,6 +63,11 @@ public struct Router {
         }
     }
 
+    /// The configuration that `up` has applied here; nil where it has not been.
+    public static func runningConfiguration() throws(Failure) -> Configuration? {
+        try StateFile().load()?.configuration
+    }
+
     /// Puts back whatever `up` has changed.
     public func down(dryRun: Bool = false) throws(Failure) -> Outcome {
         let file = try StateFile()

@@ -161,6 +161,9 @@ struct StateFile {
         }
     }
 
+    /// One that has just taken the lock has not yet written who it is.
+    private func holder(of lock: borrowing FileLock) -> String { lock.holder.isEmpty ? "another vrouter" : lock.holder }
+
     /// Runs `body` while no other `up` or `down` changes this namespace. Waits half a minute for one that does: longer than any
     /// change takes, shorter than a person's patience.
     ///
@@ -176,10 +179,10 @@ struct StateFile {
         while !lock.tryLock(holder: ThisProcess.description) {
             guard clock.now < deadline else {
                 throw Failure(
-                    .busy, "\(lock.holder) is still changing this host's VLANs",
+                    .busy, "\(holder(of: lock)) is still changing this host's VLANs",
                     remedy: "wait for it to end, or end it, and try again")
             }
-            if !told { report(.waiting(holder: lock.holder)) }
+            if !told { report(.waiting(holder: holder(of: lock))) }
             told = true
             ThisProcess.sleep(milliseconds: 50)
         }

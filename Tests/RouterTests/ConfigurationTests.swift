@@ -72,6 +72,13 @@ import Testing
                 """)
     }
 
+    @Test func oneDefaultRoute() throws {
+        let configuration = try Configuration(parent: "p", vlans: ["1=10.0.1.1/24", "2=10.0.2.1/24"])
+        let lines = JoiningHosts.text(configuration, .ip).split(separator: "\n")
+        #expect(lines.filter { $0.hasPrefix("ip route add default") } == ["ip route add default via 10.0.1.1"])
+        #expect(lines.contains("# ip route add default via 10.0.2.1"))
+    }
+
     @Test func examplesStayInTheSubnet() throws {
         for (gateway, host) in [
             ("192.0.2.254/24", "192.0.2.253/24"), ("192.0.2.1/30", "192.0.2.2/30"), ("192.0.2.2/30", "192.0.2.1/30"),
