@@ -96,12 +96,11 @@ public enum PolicyError: Error, Equatable, CustomStringConvertible {
 }
 
 /// Whether every loader reads `name` as a name. The kernel takes more: `*` and `+` at the end are wildcards to nft and
-/// iptables, `!` and `@` at the start mean negation and a set, nft has no way to write a quotation mark, and what means something
-/// to a shell has no place in commands that people paste into one.
+/// iptables, `!` and `@` at the start mean negation and a set, and nft has no way to write a quotation mark.
 private func isExpressible(_ name: String) -> Bool {
     // IFNAMSIZ less the terminating zero.
     (1...15).contains(name.utf8.count) && name != "." && name != ".."
         && name.utf8.allSatisfy { octet in
-            octet > 0x20 && octet != 0x7f && !#"/:"'\*+!@$;&|<>()[]{}#~?^%=,`"#.utf8.contains(octet)
+            octet > 0x20 && octet != 0x7f && !#"/:"'\*+!@"#.utf8.contains(octet)
         }
 }

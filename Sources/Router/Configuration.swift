@@ -40,6 +40,12 @@ public struct Configuration: Hashable, Sendable, Codable {
     {
         self.parent = parent
         self.masquerade = masquerade
+        // Dry runs and remedies are commands that people paste into a shell.
+        if let character = parent.first(where: { "$;&|<>()[]{}#~?^%=,`!*'\"\\ ".contains($0) }) {
+            throw Failure(
+                .usage, "the interface name '\(parent)' contains '\(character)', which a shell reads as something else",
+                remedy: "rename it: ip link set dev '\(parent)' down name NAME")
+        }
         self.vlans = []
         self.denied = []
         guard !vlans.isEmpty else {

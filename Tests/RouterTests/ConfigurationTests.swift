@@ -39,7 +39,10 @@ import Testing
     }
 
     @Test func namesThatNoRuleCanHold() {
-        #expect(throws: Failure.self) { try Configuration(parent: "eth\"0", vlans: ["1=10.0.0.1/24"]) }
+        for name in ["eth\"0", "eth+", "$(id)", "a;b", "a b"] {
+            let failure = #expect(throws: Failure.self) { try Configuration(parent: name, vlans: ["1=10.0.0.1/24"]) }
+            #expect(failure?.kind == .usage && failure?.message.contains("'\(name)") == true)
+        }
     }
 }
 
