@@ -322,9 +322,24 @@ extension Nftables {
     }
 
     /// The elements of a set, in ascending order of their octets: the kernel's order depends on a random seed.
+    ///
+    /// It lists a large set in parts and finds its place again by counting. While it still spreads a set that has grown over more
+    /// buckets, which no generation tells, elements are then listed twice or not at all: so until two lists agree.
     private func elements(_ table: String, _ family: Family, _ set: String) throws(KernelError) -> [[UInt8]] {
+        var list = try listElements(table, family, set)
+        // What fits in one part is listed at once.
+        guard list.count > 100 else { return list }
+        for _ in 0..<50 {
+            let again = try listElements(table, family, set)
+            if again == list { return list }
+            list = again
+        }
+        throw KernelError("list the elements of nftables set \(set)", .resourceTemporarilyUnavailable)
+    }
+
+    private func listElements(_ table: String, _ family: Family, _ set: String) throws(KernelError) -> [[UInt8]] {
         let parts = [NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS]
-        return try dump(
+        let listed = try dump(
             NFT_MSG_GETSETELEM, family, "list the elements of nftables set \(set)", .elements(table: table, set: set)
         ).flatMap { message in
             let list = message.attributes[Int(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue)] ?? []
@@ -335,7 +350,8 @@ extension Nftables {
                     return UInt32(value.count).nativeBytes + value
                 }
             }
-        }.sorted { $0.lexicographicallyPrecedes($1) }
+        }
+        return Set(listed).sorted { $0.lexicographicallyPrecedes($1) }
     }
 }
 

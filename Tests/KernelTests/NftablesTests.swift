@@ -246,6 +246,8 @@ struct NftablesTests {
                 prints.insert(try nftables.fingerprint())
             }
             try nftables.replace(with: ruleset)
+            // Which waits until the kernel lists large sets completely: nft does not.
+            prints.insert(try nftables.fingerprint())
             return (ours, theirs, try nft("list", "table", "inet", "vrouter"), prints)
         }
         // The best of each, since the machine is shared; twice, since this is built for debugging and nft is not.
