@@ -61,7 +61,11 @@ public struct Doctor {
     /// What keeps packets from passing although `up` has just done its work: what others have set up.
     public static func blocking(_ configuration: Configuration) throws(Failure) -> [Finding] {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
-        let host = try Host.read(socket, parent: nil, parentIndex: 0, vlans: [])
+        // Links and routes are all that these look at; with thousands of VLANs, the rest takes long to read.
+        let host = Host(
+            links: try kernel { () throws(KernelError) in try socket.links() }, addresses: [],
+            routes: try kernel { () throws(KernelError) in try socket.routes() }, sysctl: { _ in nil },
+            configuredInterfaces: { _ in [] }, table: .unknown, trunk: Host.Trunk())
         return (foreignFirewalls(configuration) + sizes(configuration, host) + routes(configuration, host)).filter {
             $0.severity == .blocking
         }
