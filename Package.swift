@@ -39,9 +39,20 @@ let package = Package(
             swiftSettings: strict,
             plugins: ["CompileBPF"]),
         .target(
+            name: "PacketIO",
+            dependencies: ["CLinux", "Kernel", "Packets", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: strict),
+        .target(
+            name: "DataPlane",
+            dependencies: [
+                "PacketIO", "Forwarding", "Kernel", "Packets",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: strict),
+        .target(
             name: "Router",
             dependencies: [
-                "Kernel", "Firewall", "Packets",
+                "DataPlane", "PacketIO", "Forwarding", "Routing", "Kernel", "Firewall", "Packets",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: strict),

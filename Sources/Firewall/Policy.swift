@@ -10,11 +10,14 @@ public struct Policy: Hashable, Sendable {
     public let masquerade: Masquerade
     /// Whose new connections are dropped. In ascending order of names, without repetition.
     public let denied: [Pair]
+    /// Whether packets between VLANs pass without connection tracking, where neither direction is denied or translated: what
+    /// forwards a part of them beside the kernel would leave it with half of each connection.
+    public let isUntracked: Bool
 
     /// - Throws: `PolicyError` where the tools that load a ruleset would misread a name, or where the parts do not
     ///   belong together.
     public init(
-        gateways: [Gateway], masquerade: Masquerade = .vlans, denied: [Pair] = []
+        gateways: [Gateway], masquerade: Masquerade = .vlans, denied: [Pair] = [], isUntracked: Bool = false
     ) throws(PolicyError) {
         var names: Set<String> = []
         for gateway in gateways {
@@ -27,6 +30,7 @@ public struct Policy: Hashable, Sendable {
         self.gateways = gateways.sorted { ($0.vlan, $0.interface) < ($1.vlan, $1.interface) }
         self.masquerade = masquerade
         self.denied = Set(denied).sorted { ($0.from, $0.to) < ($1.from, $1.to) }
+        self.isUntracked = isUntracked && !masquerade.isBetweenVLANs
     }
 
     /// A router without VLANs.
@@ -34,6 +38,7 @@ public struct Policy: Hashable, Sendable {
         self.gateways = []
         self.masquerade = masquerade
         self.denied = []
+        isUntracked = false
     }
 
     /// The router's interface in one VLAN.
@@ -72,6 +77,9 @@ public struct Policy: Hashable, Sendable {
         case all
         /// Nobody's.
         case none
+
+        /// Whether what passes from one VLAN to another is translated.
+        public var isBetweenVLANs: Bool { self == .vlans || self == .all }
     }
 
     /// Whether any gateway has a subnet of `family`.

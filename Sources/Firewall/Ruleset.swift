@@ -40,6 +40,8 @@ public struct Ruleset: Hashable, Sendable {
     /// A place in the kernel from which a base chain is called. The chain's policy is to accept: what concerns only
     /// others is theirs to decide.
     public enum Hook: Hashable, Sendable {
+        /// Packets that have arrived, before connection tracking looks at them.
+        case raw
         /// Packets routed from one interface to another, at the usual priority of filters.
         case forward
         /// Packets about to leave, at the usual priority of source address translation.
@@ -65,6 +67,8 @@ public struct Ruleset: Hashable, Sendable {
         case input(in: String)
         case output(in: String)
         case outputNot(in: String)
+        /// Before it is routed: the interface through which it will leave.
+        case routed(in: String)
         /// Any of these.
         case state([ConnectionState])
         /// The packet's destination was translated: a forwarded port.
@@ -81,6 +85,9 @@ public struct Ruleset: Hashable, Sendable {
         case verdict(Verdict)
         /// Look up (input interface, output interface) in the map of this name.
         case verdictMap(String)
+        /// The same before the packet is routed.
+        case routedVerdictMap(String)
+        case notrack
         case masquerade
     }
 
@@ -103,7 +110,9 @@ extension Ruleset {
         sets = [InterfaceSet(name: vlans, elements: policy.gateways.map(\.interface))]
         // Exceptions only, since to accept is what the rule after the map does: N² pairs are never held. They go to a
         // chain rather than being dropped at once, so that there is a counter for what was denied.
-        maps = [VerdictMap(name: pairs, elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) })]
+        maps =
+            [VerdictMap(name: pairs, elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) })]
+            + (policy.isUntracked ? [Self.trackedPairs(policy)] : [])
 
         // What only passes by gets neither a verdict here nor a look at its connection.
         let forward = [
@@ -125,7 +134,26 @@ extension Ruleset {
                 Chain(name: "forward", hook: .forward, rules: forward),
                 Chain(name: decide, hook: nil, rules: decisions),
                 Chain(name: denied, hook: nil, rules: [Rule(then: .verdict(.drop), comment: Reason.denied)]),
-            ] + Self.translation(policy.masquerade, vlans: vlans)
+            ] + (policy.isUntracked ? [Self.untracked(vlans: vlans)] : [])
+            + Self.translation(policy.masquerade, vlans: vlans)
+    }
+
+    private static let tracked = "tracked"
+
+    /// Where one direction is denied, it takes the connection to tell an answer from a beginning.
+    private static func trackedPairs(_ policy: Policy) -> VerdictMap {
+        let both = policy.denied.flatMap { [$0, Policy.Pair(from: $0.to, to: $0.from)] }
+        let pairs = Set(both).sorted { ($0.from, $0.to) < ($1.from, $1.to) }
+        return VerdictMap(name: tracked, elements: pairs.map { .init(pair: $0, verdict: .accept) })
+    }
+
+    private static func untracked(vlans: String) -> Chain {
+        Chain(
+            name: "prerouting", hook: .raw,
+            rules: [
+                Rule(.input(in: vlans), then: .routedVerdictMap(tracked), comment: Reason.tracked),
+                Rule(.input(in: vlans), .routed(in: vlans), then: .notrack, comment: Reason.untracked),
+            ])
     }
 
     /// IPv4 only: IPv6 hosts have addresses of their own. No chain where there is nothing to translate, because a nat
@@ -155,6 +183,8 @@ enum Reason {
     static let known = "belongs to a connection that was let through"
     static let invalid = "belongs to no connection"
     static let exceptions = "new: VLAN pairs with a verdict of their own"
+    static let tracked = "from a VLAN: pairs with a verdict of their own"
+    static let untracked = "from a VLAN to a VLAN: without a connection, as the fast path has none"
     static let denied = "new: this pair of VLANs is denied"
     static let fromVLAN = "new: from a VLAN"
     static let forwardedPort = "new: from outside to a forwarded port"
@@ -165,6 +195,7 @@ extension Ruleset.Hook {
     /// nft's words: the chain's type, the hook, the priority by its name and by its number.
     public var words: (type: String, hook: String, priority: String, number: Int) {
         switch self {
+        case .raw: ("filter", "prerouting", "raw", -300)
         case .forward: ("filter", "forward", "filter", 0)
         case .postrouting: ("nat", "postrouting", "srcnat", 100)
         }

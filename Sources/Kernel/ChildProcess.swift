@@ -172,6 +172,14 @@ public enum ThisProcess {
 
     public static var identifier: Int32 { getpid() }
 
+    /// The processors that it may run on, ascending.
+    public static var processors: [Int32] {
+        var list = [Int32](repeating: 0, count: 1024)
+        // SAFETY: as many are written as there is room for.
+        let count = unsafe list.withUnsafeMutableBufferPointer { unsafe vr_processors($0.baseAddress, Int32($0.count)) }
+        return Array(list.prefix(Int(count)))
+    }
+
     /// The file of this program, wherever it was found.
     public static var executable: String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))

@@ -12,10 +12,19 @@ import SystemPackage
     /// Changes of links, to be received as messages like those of `links()`.
     public static let linkGroup = UInt32(RTMGRP_LINK)
 
+    /// What a socket speaks with.
+    enum Family {
+        case route, netfilter
+
+        fileprivate var number: Int32 { self == .route ? NETLINK_ROUTE : NETLINK_NETFILTER }
+    }
+
     /// - Parameter groups: multicast groups, as a mask.
-    public init(groups: UInt32 = 0) throws(KernelError) {
+    public init(groups: UInt32 = 0) throws(KernelError) { try self.init(.route, groups: groups) }
+
+    init(_ family: Family, groups: UInt32) throws(KernelError) {
         // SAFETY: libmnl returns an owned handle or nil; deinit closes it.
-        guard let socket = unsafe mnl_socket_open2(NETLINK_ROUTE, Int32(SOCK_CLOEXEC.rawValue)) else {
+        guard let socket = unsafe mnl_socket_open2(family.number, Int32(SOCK_CLOEXEC.rawValue)) else {
             throw KernelError("open a netlink socket", .last)
         }
         guard unsafe mnl_socket_bind(socket, groups, 0) == 0 else {
@@ -103,9 +112,11 @@ import SystemPackage
         return NetlinkMessage.parse(buffer[..<count])
     }
 
+    var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }
+
     /// Whether something comes within the time.
     public func wait(milliseconds: Int32) -> Bool {
-        var descriptor = pollfd(fd: unsafe mnl_socket_get_fd(socket), events: Int16(POLLIN), revents: 0)
+        var descriptor = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         return unsafe poll(&descriptor, 1, milliseconds) > 0
     }
 

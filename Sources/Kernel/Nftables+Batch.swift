@@ -257,6 +257,9 @@ extension NftablesBatch {
         case .outputNot(in: let set):
             unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
             unsafe look(up: set, rule, negated: true)
+        case .routed(in: let set):
+            unsafe loadRoutedInterface(into: firstRegister, rule)
+            unsafe look(up: set, rule)
         case .state(let states):
             unsafe load(connection: NFT_CT_STATE, rule)
             unsafe testBits(states.reduce(0) { $0 | $1.bit }, rule)
@@ -281,6 +284,12 @@ extension NftablesBatch {
             unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
             unsafe load(meta: NFT_META_OIFNAME, into: secondRegister, rule)
             unsafe look(up: map, rule, verdict: true)
+        case .routedVerdictMap(let map):
+            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
+            unsafe loadRoutedInterface(into: secondRegister, rule)
+            unsafe look(up: map, rule, verdict: true)
+        case .notrack:
+            unsafe nftnl_rule_add_expr(rule, expression("notrack"))
         case .masquerade:
             unsafe nftnl_rule_add_expr(rule, expression("masq"))
         }
@@ -291,6 +300,15 @@ extension NftablesBatch {
         unsafe nftnl_expr_set_u32(meta, UInt16(NFTNL_EXPR_META_KEY), key.rawValue)
         unsafe nftnl_expr_set_u32(meta, UInt16(NFTNL_EXPR_META_DREG), register)
         unsafe nftnl_rule_add_expr(rule, meta)
+    }
+
+    /// The name of the interface that the route to the destination leads to; none where it leads to this host.
+    private func loadRoutedInterface(into register: UInt32, _ rule: OpaquePointer) {
+        let fib = unsafe expression("fib")
+        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_RESULT), NFT_FIB_RESULT_OIFNAME.rawValue)
+        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_FLAGS), NFTA_FIB_F_DADDR.rawValue)
+        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_DREG), register)
+        unsafe nftnl_rule_add_expr(rule, fib)
     }
 
     private func load(connection key: nft_ct_keys, _ rule: OpaquePointer) {
@@ -359,6 +377,7 @@ extension Ruleset.Hook {
     /// NF_INET_* of linux/netfilter.h.
     fileprivate var number: UInt32 {
         switch self {
+        case .raw: 0
         case .forward: 2
         case .postrouting: 4
         }

@@ -8,6 +8,9 @@ public enum TCX {
     /// BPF_TCX_INGRESS and BPF_TCX_EGRESS of linux/bpf.h, which Debian 12's headers do not have yet.
     private static func type(_ hook: FilterHook) -> bpf_attach_type { bpf_attach_type(hook == .ingress ? 46 : 47) }
 
+    /// BPF_F_BEFORE of linux/bpf.h.
+    private static let before: UInt32 = 1 << 3
+
     /// The programs on a hook, in the order in which they run; nil: the kernel has no tcx.
     public static func programs(linkIndex: UInt32, hook: FilterHook) throws(KernelError) -> [(
         id: UInt32, name: String
@@ -37,6 +40,21 @@ public enum TCX {
         let status = bpf_prog_attach_opts(
             program.rawValue, Int32(bitPattern: linkIndex), type(hook), nil)
         guard status == 0 else { throw KernelError("attach a program to #\(linkIndex)", Errno(rawValue: -status)) }
+    }
+
+    /// Attaches a loaded program before those that are there, for as long as the descriptor that comes back is open.
+    static func link(
+        _ program: FileDescriptor, beforeOthersOf linkIndex: UInt32, hook: FilterHook
+    ) throws(KernelError) -> FileDescriptor {
+        var options = unsafe bpf_link_create_opts()
+        unsafe options.sz = MemoryLayout<bpf_link_create_opts>.size
+        unsafe options.flags = before
+        let descriptor = unsafe bpf_link_create(
+            program.rawValue, Int32(bitPattern: linkIndex), type(hook), &options)
+        guard descriptor >= 0 else {
+            throw KernelError("attach a program to #\(linkIndex)", Errno(rawValue: -descriptor))
+        }
+        return FileDescriptor(rawValue: descriptor)
     }
 
     public static func detach(program id: UInt32, linkIndex: UInt32, hook: FilterHook) throws(KernelError) {

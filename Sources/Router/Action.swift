@@ -22,6 +22,8 @@ enum Action: Hashable {
     case deleteLinks([String])
     case startFollower
     case stopFollower
+    case startFastPath
+    case stopFastPath(parent: String)
 
     struct Setting: Hashable {
         var sysctl: Sysctl
@@ -126,6 +128,8 @@ enum Action: Hashable {
         case .deleteLinks(let links): links.map { "ip link del dev \($0)" }
         case .startFollower: ["vrouter follow &"]
         case .stopFollower: ["kill FOLLOWER  # the `vrouter follow` of this network namespace"]
+        case .startFastPath: ["vrouter forward &"]
+        case .stopFastPath: ["kill FORWARDER  # the `vrouter forward` of this network namespace"]
         }
     }
 
@@ -163,6 +167,8 @@ enum Action: Hashable {
         case .deleteLinks(let links): "delete \(count(links.count, "VLAN interface"))"
         case .startFollower: "follow the parent's carrier, MTU and address"
         case .stopFollower: "no longer follow the parent"
+        case .startFastPath: "start the fast path"
+        case .stopFastPath: "stop the fast path"
         }
     }
 }

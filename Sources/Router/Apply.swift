@@ -6,12 +6,12 @@ import SystemPackage
 /// Carries out actions.
 struct Apply: ~Copyable {
     private let socket: NetlinkSocket
-    private let followerCommand: [String]
+    private let program: [String]
 
-    /// - Parameter followerCommand: what runs `Follower.run()`.
-    init(_ socket: consuming NetlinkSocket, followerCommand: [String] = []) {
+    /// - Parameter program: what has vrouter's subcommands.
+    init(_ socket: consuming NetlinkSocket, program: [String]) {
         self.socket = socket
-        self.followerCommand = followerCommand
+        self.program = program
     }
 
     func perform(_ action: Action) throws(KernelError) {
@@ -101,9 +101,23 @@ struct Apply: ~Copyable {
             // One that goes may have gone with another already.
             try socket.execute(batch, ignoring: [.addressNotAvailable])
         case .startFollower:
-            try Follower.start(followerCommand)
+            try Follower.companion?.start(program + ["follow"]) { true }
         case .stopFollower:
-            try Follower.stop()
+            try Follower.companion?.stop()
+        case .startFastPath:
+            try FastPath.companion?.start(program + ["forward"]) { () throws(KernelError) in
+                try FastPath.isForwarding()
+            }
+        case .stopFastPath(let parent):
+            try FastPath.companion?.stop()
+            // What one leaves behind that was killed.
+            guard let index = try indices()[parent] else { return }
+            let left = try socket.filters(linkIndex: index, hook: .ingress).contains {
+                $0.preference == Host.ownershipPreference && $0.programName == Ownership.takenName
+            }
+            guard left else { return }
+            batch.deleteProgram(linkIndex: index, hook: .ingress, preference: Host.ownershipPreference)
+            try socket.execute(batch)
         case .deleteLinks(let names):
             let names = Set(names)
             try socket.deleteLinks(try socket.links().filter { names.contains($0.name) })

@@ -1,4 +1,5 @@
 import Firewall
+import Kernel
 import Packets
 
 /// What a person wants: the VLANs of one trunk, and who may talk to whom.
@@ -10,6 +11,23 @@ public struct Configuration: Hashable, Sendable, Codable {
     public var masquerade: Policy.Masquerade
     /// Pairs whose new connections are dropped, ascending.
     public var denied: [DeniedPair]
+    /// What forwards between VLANs beside the kernel; nil: nothing.
+    public var fastPath: FastPath?
+
+    /// Workers that move frames in user space.
+    public struct FastPath: Hashable, Sendable, Codable {
+        /// How many.
+        public var workers: Int
+
+        public init(workers: Int = 1) throws(Failure) {
+            guard (1...Ownership.mostWorkers).contains(workers) else {
+                throw Failure(
+                    .usage, "--workers \(workers): not a number of workers",
+                    remedy: "give one from 1 to \(Ownership.mostWorkers), not more than there are processors")
+            }
+            self.workers = workers
+        }
+    }
 
     public struct VLAN: Hashable, Sendable, Codable {
         public var id: VLANID
@@ -35,10 +53,12 @@ public struct Configuration: Hashable, Sendable, Codable {
     /// - Parameters:
     ///   - vlans: `ID=ADDRESS/LENGTH[,ADDRESS/LENGTH…]` each.
     ///   - denied: `FROM:TO` each, VLAN ids.
-    public init(parent: String, vlans: [String], masquerade: Policy.Masquerade = .vlans, denied: [String] = [])
-        throws(Failure)
-    {
+    public init(
+        parent: String, vlans: [String], masquerade: Policy.Masquerade = .vlans, denied: [String] = [],
+        fastPath: FastPath? = nil
+    ) throws(Failure) {
         self.parent = parent
+        self.fastPath = fastPath
         self.masquerade = masquerade
         // Dry runs and remedies are commands that people paste into a shell.
         if let character = parent.first(where: { "$;&|<>()[]{}#~?^%=,`!*'\"\\ ".contains($0) }) {
@@ -212,7 +232,8 @@ public struct Configuration: Hashable, Sendable, Codable {
         do {
             return try Policy(
                 gateways: gateways, masquerade: masquerade,
-                denied: denied.map { Policy.Pair(from: interfaceName($0.from), to: interfaceName($0.to)) })
+                denied: denied.map { Policy.Pair(from: interfaceName($0.from), to: interfaceName($0.to)) },
+                isUntracked: fastPath != nil)
         } catch {
             throw Failure(.usage, "\(error)", remedy: "rename \(parent): ip link set dev \(parent) name NAME")
         }

@@ -5,30 +5,8 @@ import SystemPackage
 /// A small process beside the `ebpf` driver: what the kernel does for VLAN devices when their parent changes. A gateway interface
 /// has no carrier while the parent has none, has no larger MTU, has its address, and goes when it goes. No packet depends on it.
 public enum Follower {
-    /// The process that follows in the calling thread's network namespace; nil: none.
-    static func process() throws(KernelError) -> Int32? {
-        guard let file = try? StateFile() else { return nil }
-        return try ProcessLock.holder(file.followerLockPath)
-    }
-
-    static func start(_ command: [String]) throws(KernelError) {
-        try ChildProcess.startDetached(command)
-        // It is there when it has its lock, which the next one to look goes by.
-        for _ in 0..<2000 {
-            if try process() != nil { return }
-            ThisProcess.sleep(milliseconds: 1)
-        }
-        throw KernelError("start \(command.joined(separator: " "))", .timedOut)
-    }
-
-    static func stop() throws(KernelError) {
-        for attempt in 0..<2000 {
-            guard let process = try process() else { break }
-            ChildProcess.signal(attempt < 1000 ? SignalNumber.terminate : SignalNumber.kill, to: process)
-            ThisProcess.sleep(milliseconds: 1)
-        }
-        if let file = try? StateFile() { try SmallFile.delete(file.followerLockPath) }
-    }
+    /// Of the calling thread's network namespace.
+    static var companion: Companion? { (try? StateFile()).map { Companion(lockPath: $0.followerLockPath) } }
 
     /// Follows until the parent or vrouter's state is gone.
     public static func run() throws(Failure) {

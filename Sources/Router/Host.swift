@@ -40,6 +40,8 @@ struct Host {
         var isUnknown = false
         /// Whether a process keeps the gateways like the parent.
         var isFollowed = false
+        /// Whether the fast path forwards.
+        var hasFastPath = false
     }
 
     enum ProgramHook: String, Hashable {
@@ -57,6 +59,8 @@ struct Host {
 
     /// The place of our filters among others: behind any that an administrator has put first.
     static let filterPreference: UInt16 = 0x7672
+    /// Of the fast path's filter: before ours.
+    static let ownershipPreference = filterPreference - 1
     static let tableName = "vrouter"
 
     func link(_ name: String) -> Link? { links.first { $0.name == name } }
@@ -102,7 +106,8 @@ struct Host {
         do {
             var trunk = Trunk()
             let onTCX = try TCX.programs(linkIndex: parent.index, hook: .ingress)
-            trunk.isFollowed = try Follower.process() != nil
+            trunk.isFollowed = try Follower.companion?.process() != nil
+            trunk.hasFastPath = try FastPath.isForwarding()
             trunk.hook = onTCX == nil ? .clsact : .tcx
             let clsact = Set(try socket.queueingDisciplines().filter { $0.kind == "clsact" }.map(\.linkIndex))
             trunk.hasClsact = clsact.contains(parent.index)
@@ -113,7 +118,7 @@ struct Host {
                     guard filter.handle != 0 else { continue }
                     if filter.preference == filterPreference, filter.programName == VLANProgram.popName {
                         trunk.program = filter.programID
-                    } else {
+                    } else if filter.preference != ownershipPreference || filter.programName != Ownership.takenName {
                         trunk.foreignFilters += 1
                     }
                 }

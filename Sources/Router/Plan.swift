@@ -99,6 +99,26 @@ struct Planner {
             deleteTable()
             releaseParent()
         }
+        planFastPath()
+    }
+
+    /// It ends before anything changes and begins when all is in place: meanwhile the kernel forwards.
+    private mutating func planFastPath() {
+        let isWanted = wanted?.fastPath != nil
+        let runs = host.trunk.hasFastPath
+        let changes = !actions.isEmpty || wanted?.fastPath != state.applied?.fastPath
+        if state.startedFastPath, !isWanted || runs && changes {
+            actions.insert(.stopFastPath(parent: parent?.name ?? state.configuration.parent), at: 0)
+            outcome.startedFastPath = false
+            if isWanted { startFastPath() }
+        } else if isWanted, !runs, !isTrunkTakenOnTrust {
+            startFastPath()
+        }
+    }
+
+    private mutating func startFastPath() {
+        actions.append(.startFastPath)
+        take { $0.startedFastPath = true }
     }
 
     // MARK: What goes
@@ -230,15 +250,16 @@ struct Planner {
         guard let parent else { return }
         take { $0.parentIndex = parent.index }
         if !parent.isUp { raiseAndHold([parent.name]) }
-        guard state.driver == .ebpf, !isTrunkTakenOnTrust else { return }
+        guard !isTrunkTakenOnTrust else { return }
+        if host.trunk.hook == .clsact, !host.trunk.hasClsact, state.driver == .ebpf || wanted.fastPath != nil {
+            actions.append(.addClsact(parent.name))
+            take { $0.addedClsact = true }
+        }
+        guard state.driver == .ebpf else { return }
         // The hardware filters by VLAN id and by address; without VLAN devices nobody tells it which ones are wanted.
         if !parent.isPromiscuous {
             actions.append(.setPromiscuous(parent.name, true))
             take { $0.madePromiscuous = true }
-        }
-        if host.trunk.hook == .clsact, !host.trunk.hasClsact {
-            actions.append(.addClsact(parent.name))
-            take { $0.addedClsact = true }
         }
         if host.trunk.program == nil {
             actions.append(.attachProgram(parent: parent.name, host.trunk.hook))
@@ -414,6 +435,6 @@ extension State {
     /// Whether nothing of the host has been changed.
     var isEmpty: Bool {
         links.isEmpty && addresses.isEmpty && raised.isEmpty && sysctls.isEmpty && table == nil && !madePromiscuous
-            && !addedClsact && !attachedProgram && !startedFollower
+            && !addedClsact && !attachedProgram && !startedFollower && !startedFastPath
     }
 }

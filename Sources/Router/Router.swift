@@ -34,17 +34,17 @@ public struct Router {
 
     private let report: (Event) -> Void
     private let fault: Fault?
-    private let followerCommand: [String]
+    private let program: [String]
     private var isUndoing = false
 
     /// - Parameters:
     ///   - report: told what happens.
-    ///   - followerCommand: a program and its arguments that call `Follower.run()`.
+    ///   - program: a program, perhaps with arguments, that has the subcommands `follow` and `forward`.
     public init(
-        report: @escaping (Event) -> Void = { _ in }, followerCommand: [String], fault: Fault? = nil
+        report: @escaping (Event) -> Void = { _ in }, program: [String], fault: Fault? = nil
     ) {
         self.report = report
-        self.followerCommand = followerCommand
+        self.program = program
         self.fault = fault
     }
 
@@ -107,6 +107,7 @@ public struct Router {
         } else {
             chosen = try Driver.choose(driver)
         }
+        if configuration.fastPath != nil { try FastPath.check() }
         let start = state ?? file.empty(configuration, driver: chosen, parentIndex: 0)
         let plan = try Plan(from: start, on: try read(for: start, configuration), to: configuration)
         return (state, plan, Outcome(driver: chosen, steps: plan.steps, notes: plan.notes))
@@ -116,8 +117,8 @@ public struct Router {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let vlans = Set((state.configuration.vlans + configuration.vlans).map(\.id)).union(state.links)
         return try Host.read(
-            socket, parent: state.driver == .ebpf ? configuration.parent : nil, parentIndex: state.parentIndex,
-            vlans: vlans)
+            socket, parent: state.looksAtTrunk || configuration.fastPath != nil ? configuration.parent : nil,
+            parentIndex: state.parentIndex, vlans: vlans)
     }
 
     /// Journal first, then act; what fails is undone.
@@ -152,7 +153,7 @@ public struct Router {
 
     private func perform(_ actions: [Action]) throws(Failure) {
         let apply = Apply(
-            try kernel { () throws(KernelError) in try NetlinkSocket() }, followerCommand: followerCommand)
+            try kernel { () throws(KernelError) in try NetlinkSocket() }, program: program)
         for (number, action) in actions.enumerated() {
             if !isUndoing, let signal = Interruption.signal {
                 throw Failure(.interrupted, "interrupted by signal \(signal)")
@@ -172,7 +173,7 @@ public struct Router {
 
     /// Plans back from the journal to what was there before, and does that.
     private func undo(to former: State?, from journal: State, _ file: StateFile) throws(Failure) {
-        var quiet = Router(followerCommand: followerCommand)
+        var quiet = Router(program: program)
         quiet.isUndoing = true
         let goal = former?.applied
         let host = try read(for: journal, goal ?? journal.configuration)

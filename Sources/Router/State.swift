@@ -6,7 +6,7 @@ import SystemPackage
 /// What vrouter has changed in a network namespace, written down before it is done: the journal that `down` and the next `up` go by.
 /// Everything here may or may not have happened where `phase` is `applying`.
 struct State: Hashable, Codable {
-    static let currentVersion = 1
+    static let currentVersion = 2
 
     var version = currentVersion
     var phase = Phase.applying
@@ -32,10 +32,14 @@ struct State: Hashable, Codable {
     var addedClsact = false
     var attachedProgram = false
     var startedFollower = false
+    var startedFastPath = false
     /// Parameters that we changed, in the order in which they are to be restored.
     var sysctls: [FormerValue] = []
     /// The ruleset as we committed it, and as the kernel then showed it.
     var table: Table?
+
+    /// Whether there may be programs of ours on the parent.
+    var looksAtTrunk: Bool { driver == .ebpf || startedFastPath || configuration.fastPath != nil }
 
     enum Phase: String, Codable { case applying, applied }
 
@@ -76,6 +80,11 @@ struct StateFile {
 
     /// Held by the namespace's follower, whose process identifier it contains.
     var followerLockPath: String { "\(path).follower" }
+
+    /// Held by the namespace's `vrouter forward`.
+    var fastPathLockPath: String { "\(path).forward" }
+    /// What its workers count.
+    var countersPath: String { "\(path).counters" }
 
     /// A state for this namespace with nothing in it.
     func empty(_ configuration: Configuration, driver: Driver, parentIndex: UInt32) -> State {
@@ -156,7 +165,7 @@ struct StateFile {
     /// Removes the lock too: nobody will come for this namespace any more.
     func forget() throws(Failure) {
         try remove()
-        for path in [lockPath, followerLockPath] {
+        for path in [lockPath, followerLockPath, fastPathLockPath, countersPath] {
             _ = try kernel { () throws(KernelError) in try SmallFile.delete(path) }
         }
     }

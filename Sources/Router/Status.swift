@@ -60,7 +60,7 @@ public struct Status: Sendable, Encodable {
         let state = try StateFile().load()
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let host = try Host.read(
-            socket, parent: state?.driver == .ebpf ? state?.configuration.parent : nil,
+            socket, parent: state?.looksAtTrunk == true ? state?.configuration.parent : nil,
             parentIndex: state?.parentIndex ?? 0,
             vlans: Set(state?.configuration.vlans.map(\.id) ?? []))
         var status = Status(
@@ -150,6 +150,8 @@ extension Action {
         case .deleteLinks(let links): links.map { "\($0) is still there" }
         case .startFollower: ["nothing follows the parent's carrier (vrouter follow)"]
         case .stopFollower: ["something still follows the parent's carrier"]
+        case .startFastPath: ["the fast path does not forward (vrouter forward)"]
+        case .stopFastPath: []
         }
     }
 }

@@ -19,7 +19,7 @@ struct Down: ParsableCommand {
     func run() throws {
         let router = Router(
             report: json ? { _ in } : Progress().report,
-            followerCommand: [ThisProcess.executable, Follow._commandName],
+            program: [ThisProcess.executable],
             fault: try Fault.fromEnvironment())
         let outcome = try reportingFailure { () throws(Failure) in try router.down(dryRun: dryRun) }
         if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun)) }

@@ -23,6 +23,17 @@ struct Up: ParsableCommand {
             """, valueName: "auto|8021q|ebpf"))
     var vlanDriver: DriverChoice = .auto
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            What forwards between VLANs beside the kernel: 'af-packet', workers in user space that take what needs neither \
+            translation nor a look at its connection, and leave the rest to the kernel; 'none'.
+            """, valueName: "none|af-packet"))
+    var fastPath: FastPathChoice = .none
+
+    @Option(help: "How many workers the fast path has.")
+    var workers: Int?
+
     @Flag(help: "Print the commands that would do the same, and change nothing.")
     var dryRun = false
 
@@ -30,10 +41,11 @@ struct Up: ParsableCommand {
     var json = false
 
     func run() throws {
-        let configuration = try routing.configuration()
+        var configuration = try routing.configuration()
+        configuration.fastPath = try reportingFailure { () throws(Failure) in try wantedFastPath() }
         let router = Router(
             report: json ? { _ in } : Progress().report,
-            followerCommand: [ThisProcess.executable, Follow._commandName],
+            program: [ThisProcess.executable],
             fault: try Fault.fromEnvironment())
         let outcome = try reportingFailure { () throws(Failure) in
             try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun)
@@ -59,6 +71,16 @@ struct Up: ParsableCommand {
         for finding in blocking { print(finding.lines.joined(separator: "\n")) }
     }
 
+    private func wantedFastPath() throws(Failure) -> Configuration.FastPath? {
+        switch fastPath {
+        case .afPacket: return try Configuration.FastPath(workers: workers ?? 1)
+        case .none:
+            guard let workers else { return nil }
+            throw Failure(
+                .usage, "--workers \(workers): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
+        }
+    }
+
     private var maskingNote: [String] {
         guard routing.masquerade == .vlans || routing.masquerade == .all else { return [] }
         return [
@@ -66,6 +88,12 @@ struct Up: ParsableCommand {
                 + "--masquerade uplink does not"
         ]
     }
+}
+
+/// `--fast-path`.
+enum FastPathChoice: String, ExpressibleByArgument, CaseIterable {
+    case none
+    case afPacket = "af-packet"
 }
 
 /// `--vlan-driver`.

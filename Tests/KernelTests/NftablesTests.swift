@@ -571,7 +571,7 @@ private func randomPolicy(_ random: inout SplitMix) throws -> Policy {
     }
     return try Policy(
         gateways: gateways, masquerade: Policy.Masquerade.allCases.randomElement(using: &random) ?? .vlans,
-        denied: denied)
+        denied: denied, isUntracked: Bool.random(using: &random))
 }
 
 /// SplitMix64: the same numbers from the same seed, everywhere. Steele, Lea, Flood: Fast Splittable Pseudorandom Number

@@ -13,23 +13,30 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
+#include <linux/if_packet.h>
 #include <linux/if_vlan.h>
+#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
+#include <linux/virtio_net.h>
 
 // Scope: these are the values of macros with casts or shifts that the importer drops.
 static inline uint32_t vr_tc_ingress_parent(void) { return TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS); }
@@ -43,6 +50,15 @@ int vr_setns_net(int fd);
 int vr_memory_file(const char *name);
 char **vr_environment(void);
 int vr_spawn_new_session(void);
+int vr_pin_thread(int processor);
+int vr_processors(int *list, int size);
+
+// struct mmsghdr, which is behind _GNU_SOURCE too; clinux.c asserts that it is the same.
+struct vr_message {
+    struct msghdr header;
+    unsigned int length;
+};
+int vr_send_messages(int socket, struct vr_message *messages, unsigned int count);
 int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *, int);
 int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *, const char *);
 
@@ -71,6 +87,12 @@ static inline int vr_create_exclusively(const char *path) { return open(path, O_
 static inline int vr_exit_status(int status) {
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
+
+// Words that are shared with the kernel or with another thread, in memory that Swift has no atomics for.
+static inline uint32_t vr_load_acquire32(const volatile uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline void vr_store_release32(volatile uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+static inline uint64_t vr_load_relaxed64(const volatile uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+static inline void vr_store_relaxed64(volatile uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
 
 // 0 where there is no such file. `stat` is a structure and a function, which Swift keeps apart badly.
 static inline uint64_t vr_inode(const char *path) {

@@ -1,0 +1,147 @@
+// The loop that moves frames: receive, process, send, give the slots back; and beat, so that the kernel knows it is alive.
+
+import CLinux
+import Forwarding
+import Kernel
+import PacketIO
+import Packets
+import Synchronization
+import SystemPackage
+
+/// A thread that forwards what its packet socket receives.
+public final class Worker: Sendable {
+    public let number: Int
+    private let publication: Publication
+    private let isStopping = Atomic(false)
+    private let hasEnded = Atomic(false)
+    /// The generation that it works with, and has sent everything of older ones.
+    private let seen = Atomic<UInt64>(0)
+
+    /// A heart that beats every few milliseconds is fresh for thirty (ownership.bpf.c).
+    private static let idleMilliseconds: Int32 = 4
+    /// Turns between two looks at how many frames found no slot.
+    private static let turnsBetweenStatistics = 256
+
+    private init(number: Int, publication: Publication) {
+        self.number = number
+        self.publication = publication
+    }
+
+    /// Starts the thread.
+    ///
+    /// - Parameters:
+    ///   - socket: with its filter, bound.
+    ///   - processor: to run on; nil: wherever the kernel likes.
+    ///   - heartbeats: lives until `stop` has returned, as does `counters`.
+    public static func start(
+        number: Int, processor: Int32?, socket: consuming PacketSocket, heartbeats: borrowing Mapping,
+        counters: consuming CounterFile.Counters, publication: Publication
+    ) throws(KernelError) -> Worker {
+        let worker = Worker(number: number, publication: publication)
+        let ring = try ReceiveRing(socket)
+        // SAFETY: the mapping has a heartbeat for each worker that there may be.
+        let heartbeat = unsafe (heartbeats.base + number * Ownership.heartbeatStride).assumingMemoryBound(
+            to: UInt64.self)
+        let state = unsafe WorkerState(socket: socket, ring: ring, counters: counters, heartbeat: heartbeat)
+        try startThread("worker \(number)") {
+            if let processor { vr_pin_thread(processor) }
+            if let state = state.take() { worker.run(state) }
+            worker.hasEnded.store(true, ordering: .releasing)
+        }
+        return worker
+    }
+
+    /// Asks the thread to end.
+    public func stop() { isStopping.store(true, ordering: .relaxed) }
+
+    /// Whether the thread works with this generation, so that no frame goes an older one's way any more, or does not work at all.
+    public func hasSeen(_ generation: UInt64) -> Bool {
+        seen.load(ordering: .acquiring) >= generation || hasEnded.load(ordering: .acquiring)
+    }
+
+    public var isRunning: Bool { !hasEnded.load(ordering: .acquiring) }
+
+    private func run(_ state: consuming WorkerState) {
+        var snapshot = publication.take()
+        var generation: UInt64 = 0
+        var transmit = Transmit(state.socket)
+        var turns = 0
+        while !isStopping.load(ordering: .relaxed) {
+            state.beat()
+            let newest = publication.newest
+            if newest != generation {
+                snapshot = publication.take()
+                generation = newest
+                seen.store(newest, ordering: .releasing)
+            }
+            let isIdle = state.turn(&transmit, snapshot)
+            turns &+= 1
+            if isIdle || turns & (Self.turnsBetweenStatistics - 1) == 0 {
+                let drops = state.socket.takeDrops()
+                if drops > 0 { state.counters.countRingDrops(drops) }
+            }
+            if isIdle { _ = state.socket.wait(milliseconds: Self.idleMilliseconds) }
+        }
+        state.rest()
+    }
+}
+
+/// What one worker alone has.
+struct WorkerState: ~Copyable {
+    let socket: PacketSocket
+    var ring: ReceiveRing
+    let counters: CounterFile.Counters
+    // SAFETY: eight octets of a mapping that outlives the worker; nobody else writes them.
+    private let heartbeat: UnsafeMutablePointer<UInt64>
+
+    init(
+        socket: consuming PacketSocket, ring: consuming ReceiveRing, counters: consuming CounterFile.Counters,
+        heartbeat: UnsafeMutablePointer<UInt64>
+    ) {
+        self.socket = socket
+        self.ring = ring
+        self.counters = counters
+        unsafe self.heartbeat = unsafe heartbeat
+    }
+
+    /// Says that the worker is alive.
+    @inline(__always)
+    func beat() {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
+        unsafe vr_store_relaxed64(heartbeat, UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec))
+    }
+
+    /// Says that the worker forwards no more: everything is the kernel's at once.
+    func rest() { unsafe vr_store_relaxed64(heartbeat, 0) }
+
+    /// Moves what has arrived, as much as goes with one call.
+    ///
+    /// - Returns: whether nothing had.
+    @inline(never)
+    mutating func turn(_ transmit: inout Transmit, _ snapshot: borrowing Snapshot) -> Bool {
+        var received = 0
+        while received < Transmit.capacity, let frame = ring.receive() {
+            received &+= 1
+            let offload = frame.offload
+            let metadata = FrameMetadata(
+                tag: VLANTag(protocolIdentifier: frame.tagType, controlInformation: frame.tag),
+                gsoSize: offload.gso_type == 0 ? 0 : offload.gso_size, gsoHeader: offload.hdr_len)
+            let outcome = frame.withOctets { Pipeline.process(&$0, metadata, snapshot) }
+            switch outcome.verdict {
+            case .forward:
+                transmit.add(frame, length: outcome.length, offload: offload)
+                counters.countForwarded(
+                    from: frame.tag, to: outcome.vlan, bytes: outcome.length &- ReceiveRing.room)
+            case .drop(let reason): counters.count(reason)
+            // Not given to the worker but by mistake, or by a way that has gone since.
+            case .punt(let reason): counters.count(reason)
+            }
+        }
+        if received == 0 { return true }
+        let refused = transmit.send()
+        if refused > 0 { counters.countRefused(refused) }
+        ring.release()
+        return false
+    }
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who forwards a frame: the kernel or a worker of the fast path. One decision for each frame, made once:
+//
+//   trunk ──tap──▶ frame_owned: the filter of a worker's packet socket. A worker's frame goes into its ring.
+//         ──tc───▶ frame_taken: runs next, for the same frame, on the same CPU. What went into a ring ends here.
+//
+// A worker's is only what the kernel would forward for certain, and would forward in the same way; everything else (first
+// packets, answers of the router's own, anything unusual) is left to the kernel. Where no worker is there to decide, or where
+// it has not been heard of for a while, everything is the kernel's.
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+// IEEE 802.1Q-2022 9.6: VLAN id in the lowest 12 bits.
+#define VLAN_ID_MASK 0x0fff
+// RFC 791 3.1: "more fragments" and the offset, of the flags and offset field.
+#define FRAGMENT_MASK 0x3fff
+#define MILLISECOND 1000000ULL
+// A worker that has not been heard of for so long is taken to be gone. It beats every few milliseconds.
+#define SILENCE_LIMIT (30 * MILLISECOND)
+// A flow that sent super-frames stays with the kernel until it has sent none for so long.
+#define BULK_MEMORY (1000 * MILLISECOND)
+
+// Read and written by the control plane: Sources/Kernel/Ownership.swift has the same layouts.
+
+struct ingress {
+    __u32 is_owned; // frames of this VLAN may be a worker's
+};
+
+// What lies behind a destination address.
+struct destination {
+    __u16 vlan; // that it leaves into; 0: whatever goes there is the kernel's
+    __u16 mtu;  // IP MTU of the way out
+};
+
+struct control {
+    __u32 longest_frame; // that a slot of the ring takes, in octets without tag
+    __u32 has_prefixes;  // whether there is more than single addresses to look in
+    __u32 has_denied;    // whether there are pairs of VLANs that are the kernel's
+};
+
+struct heartbeat {
+    __u64 time; // CLOCK_MONOTONIC_COARSE, in nanoseconds
+    __u64 padding[7];
+};
+
+struct prefix4 {
+    __u32 length;
+    __u32 address; // network order
+};
+
+struct prefix6 {
+    __u32 length;
+    struct in6_addr address;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 4096);
+    __type(key, __u32); // VLAN id
+    __type(value, struct ingress);
+} own_ingress SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1 << 20);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u32); // network order
+    __type(value, struct destination);
+} own_hosts4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1 << 20);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct in6_addr);
+    __type(value, struct destination);
+} own_hosts6 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 1 << 21);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct prefix4);
+    __type(value, struct destination);
+} own_prefixes4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 1 << 21);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct prefix6);
+    __type(value, struct destination);
+} own_prefixes6 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1 << 20);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u32); // VLAN id of the way in << 16 | of the way out
+    __type(value, __u32);
+} own_denied SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct control);
+} own_control SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 64);
+    __type(key, __u32); // worker
+    __type(value, struct heartbeat);
+} own_heartbeats SEC(".maps");
+
+// The verdict on the frame that this CPU is at, from the first program to the second.
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+} own_verdict SEC(".maps");
+
+// Either direction of a flow that sends super-frames: the kernel moves those best, and moving the rest of it elsewhere would
+// reorder it. Two flows that share a key only both stay with the kernel.
+struct bulk_key {
+    __u32 addresses;
+    __u32 ports;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 16384);
+    __type(key, struct bulk_key);
+    __type(value, __u64); // when it last sent one
+} own_bulk SEC(".maps");
+
+// When the last super-frame of any flow was seen.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} own_last_bulk SEC(".maps");
+
+// Which worker's filter this is.
+const volatile __u32 worker = 0;
+
+static __always_inline int is_bulk(struct __sk_buff *skb, __u32 ports_at, __u8 protocol, __u32 addresses, __u64 now) {
+    __u32 zero = 0;
+    __u64 *last_of_all = bpf_map_lookup_elem(&own_last_bulk, &zero);
+    if (!last_of_all)
+        return 1;
+    if (!skb->gso_size && now - *last_of_all > BULK_MEMORY)
+        return 0;
+    if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+        return skb->gso_size != 0;
+    __u16 ports[2];
+    if (bpf_skb_load_bytes(skb, ports_at, ports, sizeof(ports)))
+        return 1;
+    struct bulk_key key = {.addresses = addresses, .ports = ports[0] ^ ports[1]};
+    __u64 *last = bpf_map_lookup_elem(&own_bulk, &key);
+    if (skb->gso_size) {
+        *last_of_all = now;
+        if (last)
+            *last = now;
+        else
+            bpf_map_update_elem(&own_bulk, &key, &now, BPF_ANY);
+        return 1;
+    }
+    return last && now - *last <= BULK_MEMORY;
+}
+
+static __always_inline int fits(struct control *control, struct destination *to, __u32 from, __u32 packet_length) {
+    if (!to || !to->vlan || to->vlan == from || packet_length > to->mtu)
+        return 0;
+    if (control->has_denied) {
+        __u32 pair = from << 16 | to->vlan;
+        if (bpf_map_lookup_elem(&own_denied, &pair))
+            return 0;
+    }
+    return 1;
+}
+
+static __always_inline int owns4(struct __sk_buff *skb, struct control *control, __u32 vlan, __u64 now) {
+    struct iphdr ip;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+        return 0;
+    if (ip.version != 4 || ip.ihl != 5 || ip.ttl <= 1 || ip.frag_off & bpf_htons(FRAGMENT_MASK))
+        return 0;
+    __u32 source = bpf_ntohl(ip.saddr);
+    // RFC 1812 5.3.7: sources that are no host's. RFC 3927 2.6.2: nor is what is of one link only.
+    if (source >> 24 == 0 || source >> 24 == 127 || source >> 28 >= 14 || source >> 16 == 0xa9fe)
+        return 0;
+    __u32 address = ip.daddr;
+    struct destination *to = bpf_map_lookup_elem(&own_hosts4, &address);
+    if (!to && control->has_prefixes) {
+        struct prefix4 key = {.length = 32, .address = address};
+        to = bpf_map_lookup_elem(&own_prefixes4, &key);
+    }
+    if (!fits(control, to, vlan, bpf_ntohs(ip.tot_len)))
+        return 0;
+    return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.protocol, ip.saddr ^ ip.daddr, now);
+}
+
+static __always_inline int owns6(struct __sk_buff *skb, struct control *control, __u32 vlan, __u64 now) {
+    struct ipv6hdr ip;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+        return 0;
+    if (ip.version != 6 || ip.hop_limit <= 1)
+        return 0;
+    switch (ip.nexthdr) {
+    case 0:  // hop-by-hop options
+    case 43: // routing
+    case 44: // fragment
+    case 51: // authentication
+    case 60: // destination options
+        return 0;
+    }
+    __u8 first = ip.saddr.s6_addr[0];
+    // RFC 4291 2.5.6 and 2.7: of one link only, multicast; ::/8 has the unspecified, the loopback and IPv4's addresses.
+    if (first == 0 || first == 0xff || (first == 0xfe && (ip.saddr.s6_addr[1] & 0xc0) == 0x80))
+        return 0;
+    struct destination *to = bpf_map_lookup_elem(&own_hosts6, &ip.daddr);
+    if (!to && control->has_prefixes) {
+        struct prefix6 key = {.length = 128, .address = ip.daddr};
+        to = bpf_map_lookup_elem(&own_prefixes6, &key);
+    }
+    if (!fits(control, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
+        return 0;
+    __u32 addresses = 0;
+    for (int word = 0; word < 4; word++)
+        addresses = (addresses << 1 | addresses >> 31) ^ ip.saddr.s6_addr32[word] ^ ip.daddr.s6_addr32[word];
+    return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.nexthdr, addresses, now);
+}
+
+// Returns how many octets go into the ring: all or none.
+SEC("socket")
+int frame_owned(struct __sk_buff *skb) {
+    if (!skb->vlan_present || skb->vlan_proto != bpf_htons(ETH_P_8021Q) || skb->pkt_type != PACKET_HOST)
+        return 0;
+    __u32 vlan = skb->vlan_tci & VLAN_ID_MASK;
+    struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
+    if (!ingress || !ingress->is_owned)
+        return 0;
+    __u32 zero = 0;
+    __u32 index = worker;
+    struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
+    struct control *control = bpf_map_lookup_elem(&own_control, &zero);
+    __u32 *verdict = bpf_map_lookup_elem(&own_verdict, &zero);
+    if (!heartbeat || !control || !verdict)
+        return 0;
+    __u64 now = bpf_ktime_get_coarse_ns();
+    // The worker's clock may be a tick ahead of this CPU's.
+    if ((__s64)(now - heartbeat->time) > (__s64)SILENCE_LIMIT)
+        return 0;
+    int owned;
+    switch (skb->protocol) {
+    case bpf_htons(ETH_P_IP):
+        owned = owns4(skb, control, vlan, now);
+        break;
+    case bpf_htons(ETH_P_IPV6):
+        owned = owns6(skb, control, vlan, now);
+        break;
+    default:
+        return 0;
+    }
+    if (!owned || skb->len > control->longest_frame)
+        return 0;
+    *verdict = 1;
+    return -1;
+}
+
+SEC("tc")
+int frame_taken(struct __sk_buff *skb) {
+    __u32 zero = 0;
+    __u32 *verdict = bpf_map_lookup_elem(&own_verdict, &zero);
+    if (!verdict || !*verdict)
+        return TC_ACT_UNSPEC;
+    *verdict = 0;
+    return TC_ACT_SHOT;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

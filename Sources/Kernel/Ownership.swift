@@ -1,0 +1,268 @@
+// Which frames a worker of the fast path forwards (BPF/ownership.bpf.c): its programs, and the maps by which they decide.
+
+import CBPF
+import CLinux
+import Packets
+import SystemPackage
+
+/// The programs and maps of one trunk. All that is here ends with this value: without it, every frame is the kernel's.
+@safe public struct Ownership: ~Copyable {
+    /// What lies behind a destination address.
+    public struct Destination: Hashable, Sendable {
+        /// nil: what goes there is the kernel's.
+        public var vlan: VLANID?
+        /// IP MTU of the way out, in octets.
+        public var mtu: UInt16
+
+        public init(vlan: VLANID?, mtu: UInt16) {
+            self.vlan = vlan
+            self.mtu = mtu
+        }
+    }
+
+    /// Everything by which the programs decide.
+    public struct Contents: Sendable {
+        /// VLANs whose frames may be a worker's.
+        public var ingress: Set<VLANID> = []
+        /// Looked at first.
+        public var hosts: [IPAddress: Destination] = [:]
+        /// The longest that matches.
+        public var prefixes: [IPPrefix: Destination] = [:]
+        /// Pairs of VLANs that are the kernel's.
+        public var denied: Set<Pair> = []
+
+        public init() {}
+    }
+
+    public struct Pair: Hashable, Sendable {
+        public var from: VLANID
+        public var to: VLANID
+
+        public init(from: VLANID, to: VLANID) {
+            self.from = from
+            self.to = to
+        }
+    }
+
+    /// One for each worker; the first one's maps are shared by all.
+    private let objects: [OpaquePointer]
+    /// Ends the program's place on the trunk when it is closed; nil: a filter of clsact.
+    private var link: FileDescriptor? = nil
+    private var contents = Contents()
+    private let longestFrame: UInt32
+
+    public static let takenName = "frame_taken"
+    public static let mostWorkers = 64
+    /// Octets from one worker's heartbeat to the next one's.
+    public static let heartbeatStride = 64
+
+    /// Loads the programs; nothing is owned yet.
+    ///
+    /// - Parameter longestFrame: that a slot of a ring takes, in octets without tag.
+    public init(workers: Int, longestFrame: Int) throws(KernelError) {
+        unsafe objects = try Self.load(workers)
+        self.longestFrame = UInt32(longestFrame)
+    }
+
+    deinit {
+        try? link?.close()
+        unsafe Self.close(objects)
+    }
+
+    private static func close(_ objects: [OpaquePointer]) {
+        var rest = unsafe objects[...]
+        while let object = unsafe rest.popFirst() { unsafe bpf_object__close(object) }
+    }
+
+    private static func load(_ workers: Int) throws(KernelError) -> [OpaquePointer] {
+        precondition((1...mostWorkers).contains(workers))
+        _ = unsafe libbpf_set_print(nil)
+        var objects: [OpaquePointer] = unsafe []
+        do throws(KernelError) {
+            for worker in 0..<workers {
+                unsafe objects.append(try load(worker, sharing: objects.first))
+            }
+        } catch {
+            unsafe close(objects)
+            throw error
+        }
+        return unsafe objects
+    }
+
+    private static func load(_ worker: Int, sharing first: OpaquePointer?) throws(KernelError) -> OpaquePointer {
+        let operation = "load the ownership programs"
+        let opened = unsafe ownershipObject.withUnsafeBytes { unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil) }
+        guard let opened = unsafe opened else { throw KernelError(operation, .last) }
+        do throws(KernelError) {
+            var status: Int32 = 0
+            var map = unsafe bpf_object__next_map(opened, nil)
+            while let current = unsafe map {
+                let name = unsafe String(cString: bpf_map__name(current))
+                if name.hasSuffix(".rodata") {
+                    // SAFETY: the section has one constant, whose size is given; libbpf checks it.
+                    var number = UInt32(worker)
+                    status = unsafe bpf_map__set_initial_value(current, &number, MemoryLayout<UInt32>.size)
+                } else if let first = unsafe first {
+                    status = unsafe bpf_map__reuse_fd(current, bpf_object__find_map_fd_by_name(first, name))
+                }
+                guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
+                unsafe map = unsafe bpf_object__next_map(opened, current)
+            }
+            status = unsafe bpf_object__load(opened)
+            guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
+        } catch {
+            unsafe bpf_object__close(opened)
+            throw error
+        }
+        return unsafe opened
+    }
+
+    /// Of a worker's packet socket; belongs to this value.
+    public func filter(worker: Int) -> FileDescriptor { unsafe program("frame_owned", in: objects[worker]) }
+
+    /// The map of heartbeats, to be mapped into memory: one UInt64 each `heartbeatStride` octets, CLOCK_MONOTONIC_COARSE in
+    /// nanoseconds. Belongs to this value.
+    public var heartbeats: FileDescriptor { map("own_heartbeats") }
+
+    private func program(_ name: String, in object: OpaquePointer) -> FileDescriptor {
+        FileDescriptor(rawValue: unsafe bpf_program__fd(bpf_object__find_program_by_name(object, name)))
+    }
+
+    private func map(_ name: String) -> FileDescriptor {
+        FileDescriptor(rawValue: unsafe bpf_object__find_map_fd_by_name(objects[0], name))
+    }
+
+    // MARK: The place on the trunk
+
+    /// Puts the second program before all others at the trunk's ingress. On a tcx hook it goes with this process, however that
+    /// ends. As a filter it stays, doing nothing, until `detach` or the next one takes its place.
+    public mutating func attach(
+        linkIndex: UInt32, clsactPreference preference: UInt16, socket: borrowing NetlinkSocket
+    ) throws(KernelError) {
+        let taken = unsafe program(Self.takenName, in: objects[0])
+        guard try TCX.programs(linkIndex: linkIndex, hook: .ingress) != nil else {
+            var batch = NetlinkBatch()
+            batch.addProgram(
+                taken, name: Self.takenName, linkIndex: linkIndex, hook: .ingress, preference: preference)
+            return try socket.execute(batch)
+        }
+        link = try TCX.link(taken, beforeOthersOf: linkIndex, hook: .ingress)
+    }
+
+    public mutating func detach(
+        linkIndex: UInt32, clsactPreference preference: UInt16, socket: borrowing NetlinkSocket
+    ) throws(KernelError) {
+        if let link {
+            try? link.close()
+            self.link = nil
+        } else {
+            var batch = NetlinkBatch()
+            batch.deleteProgram(linkIndex: linkIndex, hook: .ingress, preference: preference)
+            // The trunk may have gone, or its hook.
+            try socket.execute(batch, ignoring: [.noSuchFileOrDirectory, .invalidArgument, .operationNotSupportedByDevice, .noSuchAddressOrDevice])
+        }
+    }
+
+    // MARK: What is owned
+
+    /// Takes away first what is not to be owned any more.
+    public mutating func withdraw(notIn wanted: Contents) throws(KernelError) {
+        for vlan in contents.ingress.subtracting(wanted.ingress) { try setIngress(vlan, false) }
+        for pair in wanted.denied.subtracting(contents.denied) { try setDenied(pair, true) }
+        let grown = wanted.denied.isEmpty == contents.denied.isEmpty
+        contents.ingress.formIntersection(wanted.ingress)
+        contents.denied.formUnion(wanted.denied)
+        if !grown { try setControl() }
+        for (address, destination) in contents.hosts where wanted.hosts[address] != destination {
+            try deleteHost(address)
+            contents.hosts[address] = nil
+        }
+        // A prefix that changes is blocked rather than deleted: a shorter one would take its place.
+        for (prefix, destination) in contents.prefixes where wanted.prefixes[prefix] != destination {
+            guard destination.vlan != nil else { continue }
+            let blocked = Destination(vlan: nil, mtu: 0)
+            try setPrefix(prefix, blocked)
+            contents.prefixes[prefix] = blocked
+        }
+        for (prefix, destination) in wanted.prefixes where destination.vlan == nil && contents.prefixes[prefix] == nil {
+            try setPrefix(prefix, destination)
+            contents.prefixes[prefix] = destination
+        }
+    }
+
+    /// Then gives what is new, once the workers know it too.
+    public mutating func grant(_ wanted: Contents) throws(KernelError) {
+        for (prefix, destination) in wanted.prefixes where contents.prefixes[prefix] != destination {
+            try setPrefix(prefix, destination)
+        }
+        for prefix in contents.prefixes.keys where wanted.prefixes[prefix] == nil { try deletePrefix(prefix) }
+        for (address, destination) in wanted.hosts where contents.hosts[address] != destination {
+            try setHost(address, destination)
+        }
+        for pair in contents.denied.subtracting(wanted.denied) { try setDenied(pair, false) }
+        let before = contents
+        contents = wanted
+        try setControl()
+        for vlan in wanted.ingress.subtracting(before.ingress) { try setIngress(vlan, true) }
+    }
+
+    // MARK: The maps, laid out as in ownership.bpf.c
+
+    private func setControl() throws(KernelError) {
+        let value =
+            longestFrame.nativeBytes + UInt32(contents.prefixes.isEmpty ? 0 : 1).nativeBytes
+            + UInt32(contents.denied.isEmpty ? 0 : 1).nativeBytes
+        try set("own_control", UInt32(0).nativeBytes, value)
+    }
+
+    private func setIngress(_ vlan: VLANID, _ isOwned: Bool) throws(KernelError) {
+        try set("own_ingress", UInt32(vlan.rawValue).nativeBytes, UInt32(isOwned ? 1 : 0).nativeBytes)
+    }
+
+    private func setDenied(_ pair: Pair, _ isDenied: Bool) throws(KernelError) {
+        let key = (UInt32(pair.from.rawValue) << 16 | UInt32(pair.to.rawValue)).nativeBytes
+        if isDenied { try set("own_denied", key, UInt32(1).nativeBytes) } else { try delete("own_denied", key) }
+    }
+
+    private func setHost(_ address: IPAddress, _ destination: Destination) throws(KernelError) {
+        try set(address.isV4 ? "own_hosts4" : "own_hosts6", address.octets, value(destination))
+    }
+
+    private func deleteHost(_ address: IPAddress) throws(KernelError) {
+        try delete(address.isV4 ? "own_hosts4" : "own_hosts6", address.octets)
+    }
+
+    private func setPrefix(_ prefix: IPPrefix, _ destination: Destination) throws(KernelError) {
+        try set(prefix.family == .v4 ? "own_prefixes4" : "own_prefixes6", key(prefix), value(destination))
+    }
+
+    private func deletePrefix(_ prefix: IPPrefix) throws(KernelError) {
+        try delete(prefix.family == .v4 ? "own_prefixes4" : "own_prefixes6", key(prefix))
+    }
+
+    private func key(_ prefix: IPPrefix) -> [UInt8] { UInt32(prefix.length).nativeBytes + prefix.network.octets }
+
+    private func value(_ destination: Destination) -> [UInt8] {
+        (destination.vlan?.rawValue ?? 0).nativeBytes + destination.mtu.nativeBytes
+    }
+
+    private func set(_ name: String, _ key: [UInt8], _ value: [UInt8]) throws(KernelError) {
+        let map = map(name)
+        // SAFETY: keys and values have the sizes of the map's; both functions above and the program come from one layout.
+        let status = unsafe key.withUnsafeBytes { key in
+            unsafe value.withUnsafeBytes { value in
+                unsafe bpf_map_update_elem(map.rawValue, key.baseAddress, value.baseAddress, UInt64(BPF_ANY))
+            }
+        }
+        guard status == 0 else { throw KernelError("set an entry of \(name)", Errno(rawValue: -status)) }
+    }
+
+    private func delete(_ name: String, _ key: [UInt8]) throws(KernelError) {
+        let map = map(name)
+        // SAFETY: as above.
+        let status = unsafe key.withUnsafeBytes { unsafe bpf_map_delete_elem(map.rawValue, $0.baseAddress) }
+        guard status == 0 || status == -ENOENT else {
+            throw KernelError("delete an entry of \(name)", Errno(rawValue: -status))
+        }
+    }
+}

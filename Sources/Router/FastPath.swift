@@ -1,0 +1,124 @@
+import DataPlane
+import Forwarding
+import Kernel
+import PacketIO
+import Packets
+import SystemPackage
+
+/// The process that forwards between VLANs beside the kernel (`vrouter forward`): workers that move frames, and a loop that mirrors
+/// what the kernel knows to them. The kernel forwards whatever they do not, and everything as soon as they do not answer.
+public enum FastPath {
+    /// Frames that wait for a worker at most.
+    private static let slots = 2048
+    /// How long workers have to finish what they hold before they are ended.
+    private static let drainMilliseconds: UInt32 = 20
+
+    /// Of the calling thread's network namespace.
+    static var companion: Companion? { (try? StateFile()).map { Companion(lockPath: $0.fastPathLockPath) } }
+
+    /// Whether there are workers and they forward.
+    static func isForwarding() throws(KernelError) -> Bool {
+        guard let file = try? StateFile(), try companion?.process() != nil,
+            let counters = try CounterFile(reading: file.countersPath)
+        else { return false }
+        return counters.isForwarding
+    }
+
+    /// Whether this kernel can do it: that there is an error before anything has changed.
+    static func check() throws(Failure) {
+        do {
+            _ = try Ownership(workers: 1, longestFrame: 0)
+        } catch {
+            // A dry run without privileges cannot tell.
+            guard !error.isPermission else { return }
+            throw Failure(
+                .unavailable, "--fast-path af-packet: this kernel cannot do that: \(error)",
+                remedy: "it takes Linux 5.11 or later with BPF; without the fast path the kernel forwards everything")
+        }
+    }
+
+    /// Forwards until vrouter is down, the trunk has gone, or a signal comes.
+    ///
+    /// - Parameter ready: called once the workers forward.
+    public static func run(ready: () -> Void) throws(Failure) {
+        let file = try StateFile()
+        guard let state = try file.load(), let fastPath = state.configuration.fastPath else {
+            throw Failure(
+                .usage, "the fast path is not wanted here",
+                remedy: "say so first: vrouter up --vlan … --fast-path af-packet")
+        }
+        let lock = try kernel { () throws(KernelError) in try ProcessLock(file.fastPathLockPath) }
+        guard lock.tryLock() else {
+            throw Failure(
+                .busy, "another vrouter forward is at work here", remedy: "see `vrouter status`; end it with `kill`")
+        }
+        Interruption.catchSignals()
+        try kernel { () throws(KernelError) in
+            try run(file, state, workers: fastPath.workers, ready: ready)
+        }
+    }
+
+    private static func run(
+        _ file: StateFile, _ state: State, workers count: Int, ready: () -> Void
+    ) throws(KernelError) {
+        let requests = try NetlinkSocket()
+        guard let trunk = try requests.links().first(where: { $0.index == state.parentIndex }) else {
+            throw KernelError("look up \(state.configuration.parent)", .operationNotSupportedByDevice)
+        }
+        let mtu = Int(trunk.mtu)
+        // First the events, then the look: what changes in between is an event.
+        let events = try ChangeEvents()
+        var ownership = try Ownership(workers: count, longestFrame: PacketSocket.longestFrame(mtu: mtu))
+        let heartbeats = try Mapping(
+            ownership.heartbeats, count: Ownership.mostWorkers * Ownership.heartbeatStride)
+        let counters = try CounterFile(creating: file.countersPath, workers: count)
+        let mirror = Mirror()
+        let publication = Publication(mirror.nothing)
+        var workers: [Worker] = []
+        defer { for worker in workers { worker.stop() } }
+        let processors = ThisProcess.processors
+        for number in 0..<count {
+            let socket = try PacketSocket(mtu: mtu, slots: slots)
+            try socket.setFilter(ownership.filter(worker: number))
+            try socket.bind(linkIndex: trunk.index)
+            if count > 1 { try socket.join(group: UInt16(truncatingIfNeeded: ThisProcess.identifier)) }
+            // From the last one on: interrupts and the first programs are mostly on the first.
+            let processor = processors.isEmpty ? nil : processors[processors.count - 1 - number % processors.count]
+            workers.append(
+                try Worker.start(
+                    number: number, processor: processor, socket: socket, heartbeats: heartbeats,
+                    counters: counters.block(worker: number), publication: publication))
+        }
+        try ownership.attach(linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: requests)
+
+        func publish(_ view: Mirror.View) throws(KernelError) {
+            // What a worker may not forward any more is taken from it before it forgets the way, and given after it knows it.
+            try ownership.withdraw(notIn: view.contents)
+            let generation = publication.publish(view.snapshot)
+            for _ in 0..<1000 where !workers.allSatisfy({ $0.hasSeen(generation) }) {
+                ThisProcess.sleep(milliseconds: 1)
+            }
+            try ownership.grant(view.contents)
+        }
+
+        var isReady = false
+        while Interruption.signal == nil, let state = try? file.load(), state.configuration.fastPath != nil {
+            guard let view = try mirror.look(state, requests) else { break }
+            try publish(view)
+            if !isReady {
+                isReady = true
+                counters.setForwarding()
+                ready()
+            }
+            guard workers.allSatisfy(\.isRunning) else { break }
+            _ = events.wait(milliseconds: 1000)
+        }
+        // Nothing new for the workers; what they hold they send.
+        try ownership.withdraw(notIn: Ownership.Contents())
+        ThisProcess.sleep(milliseconds: drainMilliseconds)
+        for worker in workers { worker.stop() }
+        for _ in 0..<1000 where workers.contains(where: \.isRunning) { ThisProcess.sleep(milliseconds: 1) }
+        try ownership.detach(linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: requests)
+        try SmallFile.delete(file.countersPath)
+    }
+}
