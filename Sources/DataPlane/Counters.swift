@@ -25,8 +25,8 @@ public struct CounterFile: ~Copyable, Sendable {
         static let forwardedBytes = 1
         static let ringDrops = 2
         static let refused = 3
-        static let drops = 64
-        static let punts = 128
+        /// By the verdict's index.
+        static let verdicts = 16
         static let vlans = 256
         static let wordsPerVLAN = 4
         static let block = vlans + 4096 * wordsPerVLAN
@@ -107,8 +107,10 @@ public struct CounterFile: ~Copyable, Sendable {
         public var forwardedBytes: UInt64 = 0
         /// Frames that found no free slot.
         public var ringDrops: UInt64 = 0
-        public var drops: [DropReason: UInt64] = [:]
-        public var punts: [PuntReason: UInt64] = [:]
+        /// Frames that the kernel did not take back: its queue was full, or the interface down.
+        public var refused: UInt64 = 0
+        /// What became of the others.
+        public var verdicts: [Verdict: UInt64] = [:]
     }
 
     public func totals(worker: Int) -> Totals {
@@ -117,8 +119,8 @@ public struct CounterFile: ~Copyable, Sendable {
         totals.forwardedPackets = load(base + Layout.forwardedPackets)
         totals.forwardedBytes = load(base + Layout.forwardedBytes)
         totals.ringDrops = load(base + Layout.ringDrops)
-        for reason in DropReason.allCases { totals.drops[reason] = load(base + Layout.drops + Int(reason.rawValue)) }
-        for reason in PuntReason.allCases { totals.punts[reason] = load(base + Layout.punts + Int(reason.rawValue)) }
+        totals.refused = load(base + Layout.refused)
+        for verdict in Verdict.allCases { totals.verdicts[verdict] = load(base + Layout.verdicts + verdict.index) }
         return totals
     }
 
@@ -163,10 +165,13 @@ public struct CounterFile: ~Copyable, Sendable {
             add(bytes, at: output &+ 3)
         }
 
+        /// A frame that does not go on.
         @inline(__always)
-        func count(_ reason: DropReason) { add(1, at: Layout.drops &+ Int(reason.rawValue & 63)) }
-        @inline(__always)
-        func count(_ reason: PuntReason) { add(1, at: Layout.punts &+ Int(reason.rawValue & 63)) }
+        func count(_ verdict: Verdict) {
+            // SAFETY: there are fewer than 128 verdicts, and room for as many.
+            add(1, at: Layout.verdicts &+ verdict.index & 127)
+        }
+
         func countRefused(_ frames: Int) { add(UInt64(frames), at: Layout.refused) }
         func countRingDrops(_ frames: UInt64) { add(frames, at: Layout.ringDrops) }
     }

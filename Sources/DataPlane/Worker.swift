@@ -42,10 +42,11 @@ public final class Worker: Sendable {
         // SAFETY: the mapping has a heartbeat for each worker that there may be.
         let heartbeat = unsafe (heartbeats.base + number * Ownership.heartbeatStride).assumingMemoryBound(
             to: UInt64.self)
-        let state = unsafe WorkerState(socket: socket, ring: ring, counters: counters, heartbeat: heartbeat)
+        let handoff = Handoff(
+            unsafe WorkerState(socket: socket, ring: ring, counters: counters, heartbeat: heartbeat))
         try startThread("worker \(number)") {
-            if let processor { vr_pin_thread(processor) }
-            if let state = state.take() { worker.run(state) }
+            if let processor { _ = vr_pin_thread(processor) }
+            if let state = handoff.take() { worker.run(state) }
             worker.hasEnded.store(true, ordering: .releasing)
         }
         return worker
@@ -74,20 +75,31 @@ public final class Worker: Sendable {
                 generation = newest
                 seen.store(newest, ordering: .releasing)
             }
-            let isIdle = state.turn(&transmit, snapshot)
             turns &+= 1
-            if isIdle || turns & (Self.turnsBetweenStatistics - 1) == 0 {
+            var isQuiet = turns & (Self.turnsBetweenStatistics - 1) == 0
+            if state.turn(&transmit, snapshot) {
+                isQuiet = !state.socket.wait(milliseconds: Self.idleMilliseconds)
+            }
+            if isQuiet {
                 let drops = state.socket.takeDrops()
                 if drops > 0 { state.counters.countRingDrops(drops) }
             }
-            if isIdle { _ = state.socket.wait(milliseconds: Self.idleMilliseconds) }
         }
         state.rest()
     }
 }
 
+/// Carries what a worker needs to its thread.
+private final class Handoff: Sendable {
+    private let state: Mutex<WorkerState?>
+
+    init(_ state: consuming sending WorkerState) { self.state = Mutex(state) }
+
+    func take() -> WorkerState? { state.withLock { $0.take() } }
+}
+
 /// What one worker alone has.
-struct WorkerState: ~Copyable {
+@safe struct WorkerState: ~Copyable, @unchecked Sendable {
     let socket: PacketSocket
     var ring: ReceiveRing
     let counters: CounterFile.Counters
@@ -125,17 +137,16 @@ struct WorkerState: ~Copyable {
             received &+= 1
             let offload = frame.offload
             let metadata = FrameMetadata(
-                tag: VLANTag(protocolIdentifier: frame.tagType, controlInformation: frame.tag),
-                gsoSize: offload.gso_type == 0 ? 0 : offload.gso_size, gsoHeader: offload.hdr_len)
+                tag: VLANTag(identifier: EtherType(frame.tagType), control: frame.tag),
+                gsoSize: offload.gso_type == UInt8(VIRTIO_NET_HDR_GSO_NONE) ? 0 : offload.gso_size)
             let outcome = frame.withOctets { Pipeline.process(&$0, metadata, snapshot) }
-            switch outcome.verdict {
-            case .forward:
+            if case .forward = outcome.verdict {
                 transmit.add(frame, length: outcome.length, offload: offload)
                 counters.countForwarded(
                     from: frame.tag, to: outcome.vlan, bytes: outcome.length &- ReceiveRing.room)
-            case .drop(let reason): counters.count(reason)
-            // Not given to the worker but by mistake, or by a way that has gone since.
-            case .punt(let reason): counters.count(reason)
+            } else {
+                // What the kernel should have kept came here by a way that has gone since.
+                counters.count(outcome.verdict)
             }
         }
         if received == 0 { return true }

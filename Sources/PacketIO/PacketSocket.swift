@@ -6,7 +6,7 @@ import Packets
 import SystemPackage
 
 /// Receives tagged frames of one interface, and sends on it.
-public struct PacketSocket: ~Copyable {
+public struct PacketSocket: ~Copyable, Sendable {
     let file: FileDescriptor
     /// Octets of a slot, a power of two.
     let slotSize: Int

@@ -9,7 +9,7 @@ struct Apply: ~Copyable {
     private let program: [String]
 
     /// - Parameter program: what has vrouter's subcommands.
-    init(_ socket: consuming NetlinkSocket, program: [String]) {
+    init(_ socket: consuming NetlinkSocket, program: [String] = []) {
         self.socket = socket
         self.program = program
     }

@@ -1,4 +1,5 @@
 import Kernel
+import SystemPackage
 
 /// A process of vrouter's own that runs beside the kernel for as long as the router is up: at most one of its kind in a network namespace,
 /// found by the lock that it holds.

@@ -116,14 +116,35 @@ extension Ownership.Contents {
             denied.insert(Ownership.Pair(from: other, to: one))
         }
         for neighbor in world.neighbors {
-            if let destination = snapshot.destination(of: neighbor.address) { hosts[neighbor.address] = destination }
+            if let destination = Ownership.Destination(neighbor.address, snapshot) { hosts[neighbor.address] = destination }
         }
         // Where no route leads through a router in a VLAN, the hosts are all that there is to look for.
+        let routes = world.effectiveRoutes
         var ways: [IPPrefix: Ownership.Destination] = [:]
-        for route in world.effectiveRoutes { ways[route.prefix] = snapshot.destination(of: route.prefix) }
+        for route in routes { ways[route.prefix] = Ownership.Destination(route, snapshot) }
         guard !ways.isEmpty else { return }
-        for route in world.effectiveRoutes {
+        for route in routes {
             prefixes[route.prefix] = ways[route.prefix] ?? Ownership.Destination(vlan: nil, mtu: 0)
         }
+    }
+}
+
+extension Ownership.Destination {
+    /// nil: what goes to this host is the kernel's.
+    fileprivate init?(_ host: IPAddress, _ snapshot: Snapshot) {
+        let adjacencies = snapshot.adjacencies(to: host)
+        guard let first = adjacencies.first, adjacencies.allSatisfy({ $0.vlan == first.vlan }) else { return nil }
+        self.init(vlan: first.vlan, mtu: adjacencies.map(\.mtu).min() ?? 0)
+    }
+
+    /// nil: what goes this way is the kernel's. The filter knows one VLAN for each prefix.
+    fileprivate init?(_ route: World.Route, _ snapshot: Snapshot) {
+        guard case .unicast(let hops) = route.kind, let vlan = hops.first?.vlan else { return nil }
+        var mtu = UInt16.max
+        for hop in hops {
+            guard let via = hop.via, hop.vlan == vlan, let next = Self(via, snapshot), next.vlan == vlan else { return nil }
+            mtu = min(mtu, next.mtu)
+        }
+        self.init(vlan: vlan, mtu: mtu)
     }
 }
