@@ -7,6 +7,9 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+// Views of packets that cannot outlive the octets.
+let views: [SwiftSetting] = [.enableExperimentalFeature("Lifetimes")]
+
 let package = Package(
     name: "vrouter",
     products: [
@@ -29,8 +32,9 @@ let package = Package(
         .plugin(name: "CompileBPF", capability: .buildTool(), dependencies: ["embed-object"]),
         .executableTarget(name: "embed-object", swiftSettings: strict),
 
-        .target(name: "Packets", swiftSettings: strict),
+        .target(name: "Packets", swiftSettings: strict + views),
         .target(name: "Routing", dependencies: ["Packets"], swiftSettings: strict),
+        .target(name: "Forwarding", dependencies: ["Packets", "Routing"], swiftSettings: strict + views),
         .target(name: "Firewall", dependencies: ["Packets"], swiftSettings: strict),
         .target(
             name: "Kernel",
@@ -57,9 +61,12 @@ let package = Package(
             ],
             swiftSettings: strict),
 
-        .target(name: "TestSupport", dependencies: ["Kernel"], path: "Tests/TestSupport", swiftSettings: strict),
-        .testTarget(name: "PacketsTests", dependencies: ["Packets"], swiftSettings: strict),
+        .target(name: "TestSupport", dependencies: ["Kernel", "Packets"], path: "Tests/TestSupport", swiftSettings: strict),
+        .testTarget(name: "PacketsTests", dependencies: ["Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "RoutingTests", dependencies: ["Routing", "Packets"], swiftSettings: strict),
+        .testTarget(
+            name: "ForwardingTests", dependencies: ["Forwarding", "Packets", "Routing", "TestSupport"],
+            swiftSettings: strict),
         .testTarget(name: "FirewallTests", dependencies: ["Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "KernelTests", dependencies: ["Kernel", "Firewall", "Packets", "TestSupport"], swiftSettings: strict),
