@@ -72,9 +72,12 @@ let package = Package(
             ],
             swiftSettings: strict),
 
-        .target(name: "TestSupport", dependencies: ["Kernel"], path: "Tests/TestSupport", swiftSettings: strict),
-        .testTarget(name: "PacketsTests", dependencies: ["Packets"], swiftSettings: strict),
+        .target(name: "TestSupport", dependencies: ["Kernel", "Packets"], path: "Tests/TestSupport", swiftSettings: strict),
+        .testTarget(name: "PacketsTests", dependencies: ["Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "RoutingTests", dependencies: ["Routing", "Packets"], swiftSettings: strict),
+        .testTarget(
+            name: "ForwardingTests", dependencies: ["Forwarding", "Packets", "Routing", "TestSupport"],
+            swiftSettings: strict),
         .testTarget(name: "FirewallTests", dependencies: ["Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "KernelTests", dependencies: ["Kernel", "Firewall", "Packets", "TestSupport"], swiftSettings: strict),

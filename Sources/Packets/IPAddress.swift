@@ -2,6 +2,7 @@
 public struct IPv4Address: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let rawValue: UInt32
 
+    @inlinable
     public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
     /// Four decimal octets with dots, none with a leading zero (which `inet_aton` would read as octal); otherwise nil.

@@ -1,0 +1,149 @@
+// What a frame is: whether it is the kind that a router forwards without an answer, as RFC 1812 §5.2.2 and §5.3.7 and RFC 8200 §3
+// have it. Nothing here can be switched off.
+
+import Packets
+
+/// What classification has found in an IP packet.
+struct Classified {
+    var verdict: Verdict
+    /// Of the whole IP packet, in octets.
+    var length = 0
+    /// Of the largest IP packet that goes over the wire for it, in octets: less than `length` for a super-frame.
+    var largest = 0
+
+    init(_ verdict: Verdict) { self.verdict = verdict }
+
+    init(length: Int, largest: Int) {
+        verdict = .forward
+        self.length = length
+        self.largest = largest
+    }
+}
+
+extension Pipeline {
+    // MARK: The frame
+
+    @inline(__always)
+    static func classify(_ frame: EthernetView, _ tag: VLANTag, _ gateway: GatewayEntry) -> Verdict {
+        guard tag.isPresent, tag.vid != 0 else { return .punt(.untagged) }
+        guard tag.identifier == .vlan else { return .punt(.serviceTag) }
+        guard gateway.isPresent else { return .punt(.otherVLAN) }
+        let destination = frame.destination
+        // RFC 1812 §5.3.4: what came as a link-layer broadcast is not forwarded. It may well be for the router itself.
+        guard !destination.isGroup else { return .punt(.groupDestination) }
+        // A promiscuous trunk sees the frames of others, and other interfaces of the host may have an address of their own.
+        guard destination == gateway.mac else { return .punt(.otherDestination) }
+        let type = frame.type
+        if type == .ipv4 || type == .ipv6 { return .forward }
+        return type.isTag ? .punt(.innerTag) : .punt(.notIP)
+    }
+
+    // MARK: IPv4
+
+    /// - Parameter available: octets of the frame behind its header.
+    @inline(__always)
+    static func classify(_ packet: IPv4View, available: Int, gsoSize: UInt16) -> Classified {
+        guard packet.version == 4 else { return Classified(.drop(.ipVersion)) }
+        guard packet.headerLength >= IPv4Header.length else { return Classified(.drop(.ipHeaderLength)) }
+        guard packet.headerLength == IPv4Header.length else { return Classified(.punt(.options)) }
+        guard packet.hasValidChecksum else { return Classified(.drop(.ipChecksum)) }
+        let length = packet.totalLength
+        guard length >= IPv4Header.length else {
+            // Super-frames of more than 64 KiB have no length.
+            return Classified(length == 0 && gsoSize > 0 ? .punt(.superFrame) : .drop(.ipTotalLength))
+        }
+        guard length <= available else { return Classified(.drop(.ipTruncated)) }
+        guard !packet.isFragment else { return Classified(.punt(.fragment)) }
+        guard packet.timeToLive > 1 else { return Classified(.punt(.timeToLive)) }
+        let verdict = classify(source: packet.source, destination: packet.destination)
+        guard case .forward = verdict else { return Classified(verdict) }
+
+        if gsoSize == 0 { return Classified(length: length, largest: length) }
+        return classifySuperFrame(
+            packet.payload, packet.transport, ipHeader: IPv4Header.length, length, available: available, gsoSize)
+    }
+
+    /// RFC 1812 §5.3.7 has the martians. What Linux drops without a look at its settings is dropped; the rest is the kernel's.
+    @inline(__always)
+    static func classify(source: IPv4Address, destination: IPv4Address) -> Verdict {
+        if isOrdinary(source.rawValue) && isOrdinary(destination.rawValue) { return .forward }
+        return classifyMartian(source.rawValue, destination.rawValue)
+    }
+
+    /// Neither 0/8 nor 127/8 (RFC 1122 §3.2.1.3), link-local (RFC 3927 §2.7), multicast, class E or broadcast.
+    @inline(__always)
+    private static func isOrdinary(_ address: UInt32) -> Bool {
+        let first = address >> 24
+        return first &- 1 < 223 && first != 127 && address >> 16 != 0xa9fe
+    }
+
+    @inline(never)
+    private static func classifyMartian(_ source: UInt32, _ destination: UInt32) -> Verdict {
+        let limitedBroadcast: UInt32 = 0xffff_ffff
+        func isMulticast(_ address: UInt32) -> Bool { address >> 28 == 0xe }
+        func isZero(_ address: UInt32) -> Bool { address >> 24 == 0 }
+
+        // 127/8 is for the router where route_localnet says so; class E has been like other addresses since Linux 2.6.25. A host
+        // without an address yet sends from 0.0.0.0 to 255.255.255.255.
+        if !isOrdinary(destination) && !isZero(destination) { return .punt(.specialDestination) }
+        if source == 0 && destination == 0 { return .punt(.specialDestination) }
+        if isMulticast(source) || source == limitedBroadcast || isZero(source) { return .drop(.sourceAddress) }
+        if isZero(destination) { return .drop(.destinationAddress) }
+        return .punt(.specialSource)
+    }
+
+    // MARK: IPv6
+
+    /// - Parameter available: octets of the frame behind its header.
+    @inline(__always)
+    static func classify(_ packet: IPv6View, available: Int, gsoSize: UInt16) -> Classified {
+        guard packet.version == 6 else { return Classified(.drop(.ipVersion)) }
+        let source = packet.source
+        let destination = packet.destination
+        // RFC 4291 §2.5.3, §2.7; RFC 4038 §4.2 and Linux for addresses of IPv4 on the wire.
+        guard !source.isMulticast, !source.isLoopback, !source.isV4Mapped else {
+            return Classified(.drop(.sourceAddress))
+        }
+        guard !destination.isLoopback else { return Classified(.drop(.destinationAddress)) }
+        switch packet.nextHeader.rawValue {
+        case IPProtocol.fragment.rawValue: return Classified(.punt(.fragment))
+        case IPProtocol.hopByHop.rawValue, IPProtocol.routing.rawValue, IPProtocol.authentication.rawValue,
+            IPProtocol.destinationOptions.rawValue:
+            return Classified(.punt(.extensionHeader))
+        default: break
+        }
+        let length = IPv6Header.length &+ packet.payloadLength
+        guard length <= available else { return Classified(.drop(.ipTruncated)) }
+        // RFC 4291 §2.5.6: link-local addresses stay on their link, and Linux says so to the sender.
+        guard !source.isUnspecified, !source.isLinkLocal else { return Classified(.punt(.specialSource)) }
+        guard
+            !destination.isMulticast, !destination.isLinkLocal, !destination.isUnspecified, !destination.isV4Mapped
+        else { return Classified(.punt(.specialDestination)) }
+        guard packet.hopLimit > 1 else { return Classified(.punt(.timeToLive)) }
+
+        if gsoSize == 0 { return Classified(length: length, largest: length) }
+        return classifySuperFrame(
+            packet.payload, packet.nextHeader, ipHeader: IPv6Header.length, length, available: available, gsoSize)
+    }
+
+    // MARK: Super-frames
+
+    /// What the network card, or the receiver's kernel, makes of it: segments with a copy of the headers each.
+    @inline(__always)
+    private static func classifySuperFrame(
+        _ payload: Span<UInt8>, _ transport: IPProtocol, ipHeader: Int, _ length: Int, available: Int, _ gsoSize: UInt16
+    ) -> Classified {
+        // Nothing pads a super-frame, and one of more than 64 KiB does not tell its length.
+        guard length == available else { return Classified(.punt(.superFrame)) }
+        var header = UDPHeader.length
+        if transport == .tcp {
+            guard let segment = TCPView(payload), segment.headerLength >= TCPHeader.length else {
+                return Classified(.punt(.superFrame))
+            }
+            header = segment.headerLength
+        } else if transport != .udp {
+            return Classified(.punt(.superFrame))
+        }
+        return Classified(length: length, largest: min(length, ipHeader &+ header &+ Int(gsoSize)))
+    }
+}

@@ -1,0 +1,31 @@
+// What changes in a frame that is forwarded (RFC 1812 §5.2.1, §5.3.1): addresses, tag, time to live.
+
+import Packets
+
+extension Pipeline {
+    /// Puts the tag in and sends the frame to its next hop. The EtherType and everything behind it stay where they are:
+    ///
+    ///     before: |   room    |  destination  |    source     | EtherType | packet …
+    ///     after:  |  destination  |    source     |   tag     | EtherType | packet …
+    @inline(__always)
+    static func rewrite(
+        _ frame: inout MutableSpan<UInt8>, _ tag: VLANTag, _ outcome: Outcome, _ snapshot: borrowing Snapshot
+    ) -> Outcome {
+        let adjacencies = snapshot.adjacencies.span
+        let start = room &+ EthernetHeader.length
+        guard outcome.adjacency < adjacencies.count, frame.count >= start else {
+            return Outcome(.punt(.unknownTarget))
+        }
+        let adjacency = adjacencies[outcome.adjacency]
+        let isIPv4 = frame[start &- 1] == UInt8(truncatingIfNeeded: EtherType.ipv4.rawValue)
+        frame.write(
+            adjacency.destination, adjacency.source,
+            VLANTag(adjacency.vlan, priority: tag.control & snapshot.priorityMask))
+        if isIPv4 {
+            frame.decrementTimeToLive(ipv4At: start)
+        } else {
+            frame.decrementHopLimit(ipv6At: start)
+        }
+        return outcome
+    }
+}
