@@ -116,7 +116,7 @@ extension Snapshot {
 
 extension World {
     /// The route that counts for each prefix.
-    fileprivate var effectiveRoutes: [Route] {
+    public var effectiveRoutes: [Route] {
         // The kernel looks through its table `local` first: a shorter prefix there wins over a longer one elsewhere.
         let wide = routes.filter { $0.isOfTableLocal && $0.prefix.length < $0.prefix.family.width }
         var best: [IPPrefix: Int] = [:]
