@@ -16,6 +16,8 @@ public struct Status: Sendable, Encodable {
     public var vlans: [VLAN]
     public var routes: [RouteEntry]
     public var rules: [Rule]
+    /// absent: it is not wanted.
+    public var fastPath: FastPathStatus?
     /// What no longer is as `up` left it, in words; empty: nothing.
     public var drift: [String]
 
@@ -32,14 +34,27 @@ public struct Status: Sendable, Encodable {
         public var addresses: [String]
         /// Operational state as `ip link` has it: up, down, lowerlayerdown, …; absent: the interface is not there.
         public var state: String
+        /// By the kernel and by the fast path.
         public var received: Counter
         public var sent: Counter
+        /// What the fast path received and sent of that; absent: there is none.
+        public var fastPath: Part?
+
+        public struct Part: Sendable, Encodable {
+            public var received: Counter
+            public var sent: Counter
+        }
     }
 
     public struct Counter: Sendable, Encodable {
         public var packets: UInt64
         /// Octets of the frames, without tag.
         public var bytes: UInt64
+
+        init(packets: UInt64, bytes: UInt64) {
+            self.packets = packets
+            self.bytes = bytes
+        }
     }
 
     public struct RouteEntry: Sendable, Encodable {
@@ -71,6 +86,8 @@ public struct Status: Sendable, Encodable {
                 ipv6: host.sysctl(Sysctl("net/ipv6/conf/all/forwarding")) == "1"),
             vlans: [], routes: host.routeEntries, rules: [], drift: [])
         guard let state else { return status }
+        let counted: FastPathStatus.Reading?
+        (status.fastPath, counted) = try FastPathStatus.read(state)
 
         for vlan in state.configuration.vlans {
             let name = state.configuration.interfaceName(vlan.id)
@@ -82,13 +99,20 @@ public struct Status: Sendable, Encodable {
             {
                 statistics = port.statistics
             }
+            let part = counted?.vlans[vlan.id]
+            if let part { statistics.add(part) }
             status.vlans.append(
                 VLAN(
                     id: vlan.id.rawValue, interface: name, adopted: !state.links.contains(vlan.id),
                     addresses: (link.map(host.addresses) ?? []).map(\.description),
                     state: link?.operationalState ?? "absent",
                     received: Counter(packets: statistics.receivedPackets, bytes: statistics.receivedBytes),
-                    sent: Counter(packets: statistics.sentPackets, bytes: statistics.sentBytes)))
+                    sent: Counter(packets: statistics.sentPackets, bytes: statistics.sentBytes),
+                    fastPath: part.map {
+                        VLAN.Part(
+                            received: Counter(packets: $0.receivedPackets, bytes: $0.receivedBytes),
+                            sent: Counter(packets: $0.sentPackets, bytes: $0.sentBytes))
+                    }))
         }
         status.rules = try rules()
         status.drift = try drift(state, host)

@@ -38,6 +38,8 @@ struct StatusCommand: ParsableCommand {
         }
         print(vlans.text)
 
+        if let fastPath = status.fastPath { printFastPath(fastPath) }
+
         var rules = Table(["chain", "rule", "packets", "bytes"])
         rules.rightAligned = [2, 3]
         for rule in status.rules { rules.add([rule.chain, rule.comment, String(rule.packets), String(rule.bytes)]) }
@@ -49,5 +51,25 @@ struct StatusCommand: ParsableCommand {
 
         if status.interrupted { print("a change was cut short: `vrouter up …` or `vrouter down` finishes it") }
         for line in status.drift { print("drift: \(line)") }
+    }
+
+    private func printFastPath(_ fastPath: FastPathStatus) {
+        guard let process = fastPath.process else {
+            return print("fast path: not running; the kernel forwards everything\n")
+        }
+        print("fast path: process \(process)")
+        for obstacle in fastPath.obstacles { print("  the kernel forwards everything: \(obstacle)") }
+        print("")
+        var table = Table(["worker", "what became of frames", "packets", "bytes"])
+        table.rightAligned = [0, 2, 3]
+        for worker in fastPath.workers {
+            table.add([
+                String(worker.number), "forwarded", String(worker.forwarded.packets), String(worker.forwarded.bytes),
+            ])
+            for reason in worker.ended {
+                table.add([String(worker.number), "ended: \(reason.description)", String(reason.packets), ""])
+            }
+        }
+        print(table.text)
     }
 }
