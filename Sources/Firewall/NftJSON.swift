@@ -47,8 +47,6 @@ private func match(_ left: JSON, _ operation: String, _ right: JSON) -> JSON {
     ["match": ["op": .string(operation), "left": left, "right": right]]
 }
 
-private let routedInterface: JSON = ["fib": ["result": "oifname", "flags": ["daddr"]]]
-
 private func meta(_ key: String) -> JSON { ["meta": ["key": .string(key)]] }
 
 extension Ruleset.Rule {
@@ -68,7 +66,10 @@ extension Ruleset.Match {
         case .input(let set): match(meta("iifname"), "==", .string("@\(set)"))
         case .output(let set): match(meta("oifname"), "==", .string("@\(set)"))
         case .outputNot(let set): match(meta("oifname"), "!=", .string("@\(set)"))
-        case .routed(let set): match(routedInterface, "==", .string("@\(set)"))
+        case .routed(let interfaces):
+            match(
+                ["fib": ["result": "oifname", "flags": ["daddr"]]], "==",
+                ["set": .array(interfaces.map(JSON.string))])
         case .state(let states):
             match(["ct": ["key": "state"]], "in", .array(states.map { .string($0.rawValue) }))
         case .destinationTranslated: match(["ct": ["key": "status"]], "in", "dnat")
@@ -82,8 +83,6 @@ extension Ruleset.Action {
         case .verdict(let verdict): verdict.nftJSON
         case .verdictMap(let map):
             ["vmap": ["key": ["concat": [meta("iifname"), meta("oifname")]], "data": .string("@\(map)")]]
-        case .routedVerdictMap(let map):
-            ["vmap": ["key": ["concat": [meta("iifname"), routedInterface]], "data": .string("@\(map)")]]
         case .notrack: ["notrack": .null]
         case .masquerade: ["masquerade": .null]
         }

@@ -52,7 +52,8 @@ extension Ruleset.Match {
         case .input(let set): "iifname @\(set)"
         case .output(let set): "oifname @\(set)"
         case .outputNot(let set): "oifname != @\(set)"
-        case .routed(let set): "fib daddr oifname @\(set)"
+        case .routed(let interfaces):
+            "fib daddr oifname { \(interfaces.map(quoted).joined(separator: ", ")) }"
         case .state(let states): "ct state \(states.map(\.rawValue).joined(separator: ","))"
         case .destinationTranslated: "ct status dnat"
         }
@@ -64,7 +65,6 @@ extension Ruleset.Action {
         switch self {
         case .verdict(let verdict): verdict.nftText
         case .verdictMap(let map): "iifname . oifname vmap @\(map)"
-        case .routedVerdictMap(let map): "iifname . fib daddr oifname vmap @\(map)"
         case .notrack: "notrack"
         case .masquerade: "masquerade"
         }

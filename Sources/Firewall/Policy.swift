@@ -10,9 +10,10 @@ public struct Policy: Hashable, Sendable {
     public let masquerade: Masquerade
     /// Whose new connections are dropped. In ascending order of names, without repetition.
     public let denied: [Pair]
-    /// Whether packets between VLANs pass without connection tracking, where neither direction is denied or translated: what
-    /// forwards a part of them beside the kernel would leave it with half of each connection.
-    public let isUntracked: Bool
+    /// Gateways between which packets pass without connection tracking, ascending: what forwards a part of them beside the kernel
+    /// would leave it with half of each connection. None where packets are translated between VLANs, and of the others those that
+    /// no denied pair names, for which it takes a connection to tell an answer from a beginning.
+    public let untracked: [String]
 
     /// - Throws: `PolicyError` where the tools that load a ruleset would misread a name, or where the parts do not
     ///   belong together.
@@ -30,7 +31,9 @@ public struct Policy: Hashable, Sendable {
         self.gateways = gateways.sorted { ($0.vlan, $0.interface) < ($1.vlan, $1.interface) }
         self.masquerade = masquerade
         self.denied = Set(denied).sorted { ($0.from, $0.to) < ($1.from, $1.to) }
-        self.isUntracked = isUntracked && !masquerade.isBetweenVLANs
+        let tracked = Set(denied.flatMap { [$0.from, $0.to] })
+        let others = self.gateways.map(\.interface).filter { !tracked.contains($0) }
+        untracked = isUntracked && !masquerade.isBetweenVLANs && others.count > 1 ? others : []
     }
 
     /// A router without VLANs.
@@ -38,7 +41,7 @@ public struct Policy: Hashable, Sendable {
         self.gateways = []
         self.masquerade = masquerade
         self.denied = []
-        isUntracked = false
+        untracked = []
     }
 
     /// The router's interface in one VLAN.

@@ -67,8 +67,9 @@ public struct Ruleset: Hashable, Sendable {
         case input(in: String)
         case output(in: String)
         case outputNot(in: String)
-        /// Before it is routed: the interface through which it will leave.
-        case routed(in: String)
+        /// Before it is routed: the interface through which it will leave is one of these. nft takes no named set here, as it has
+        /// another type for names of interfaces from the routing table.
+        case routed([String])
         /// Any of these.
         case state([ConnectionState])
         /// The packet's destination was translated: a forwarded port.
@@ -85,8 +86,6 @@ public struct Ruleset: Hashable, Sendable {
         case verdict(Verdict)
         /// Look up (input interface, output interface) in the map of this name.
         case verdictMap(String)
-        /// The same before the packet is routed.
-        case routedVerdictMap(String)
         case notrack
         case masquerade
     }
@@ -107,12 +106,12 @@ extension Ruleset {
         let decide = "decide"
         let denied = "denied"
         self.policy = policy
-        sets = [InterfaceSet(name: vlans, elements: policy.gateways.map(\.interface))]
+        sets =
+            [InterfaceSet(name: vlans, elements: policy.gateways.map(\.interface))]
+            + (policy.untracked.isEmpty ? [] : [InterfaceSet(name: Self.untracked, elements: policy.untracked)])
         // Exceptions only, since to accept is what the rule after the map does: N² pairs are never held. They go to a
         // chain rather than being dropped at once, so that there is a counter for what was denied.
-        maps =
-            [VerdictMap(name: pairs, elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) })]
-            + (policy.isUntracked ? [Self.trackedPairs(policy)] : [])
+        maps = [VerdictMap(name: pairs, elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) })]
 
         // What only passes by gets neither a verdict here nor a look at its connection.
         let forward = [
@@ -134,25 +133,17 @@ extension Ruleset {
                 Chain(name: "forward", hook: .forward, rules: forward),
                 Chain(name: decide, hook: nil, rules: decisions),
                 Chain(name: denied, hook: nil, rules: [Rule(then: .verdict(.drop), comment: Reason.denied)]),
-            ] + (policy.isUntracked ? [Self.untracked(vlans: vlans)] : [])
+            ] + (policy.untracked.isEmpty ? [] : [Self.withoutTracking(policy.untracked)])
             + Self.translation(policy.masquerade, vlans: vlans)
     }
 
-    private static let tracked = "tracked"
+    private static let untracked = "untracked"
 
-    /// Where one direction is denied, it takes the connection to tell an answer from a beginning.
-    private static func trackedPairs(_ policy: Policy) -> VerdictMap {
-        let both = policy.denied.flatMap { [$0, Policy.Pair(from: $0.to, to: $0.from)] }
-        let pairs = Set(both).sorted { ($0.from, $0.to) < ($1.from, $1.to) }
-        return VerdictMap(name: tracked, elements: pairs.map { .init(pair: $0, verdict: .accept) })
-    }
-
-    private static func untracked(vlans: String) -> Chain {
+    private static func withoutTracking(_ interfaces: [String]) -> Chain {
         Chain(
             name: "prerouting", hook: .raw,
             rules: [
-                Rule(.input(in: vlans), then: .routedVerdictMap(tracked), comment: Reason.tracked),
-                Rule(.input(in: vlans), .routed(in: vlans), then: .notrack, comment: Reason.untracked),
+                Rule(.input(in: untracked), .routed(interfaces), then: .notrack, comment: Reason.untracked)
             ])
     }
 
@@ -183,7 +174,6 @@ enum Reason {
     static let known = "belongs to a connection that was let through"
     static let invalid = "belongs to no connection"
     static let exceptions = "new: VLAN pairs with a verdict of their own"
-    static let tracked = "from a VLAN: pairs with a verdict of their own"
     static let untracked = "from a VLAN to a VLAN: without a connection, as the fast path has none"
     static let denied = "new: this pair of VLANs is denied"
     static let fromVLAN = "new: from a VLAN"

@@ -27,7 +27,9 @@ public struct ChangeEvents: ~Copyable {
     ///
     /// - Returns: whether there was one, or a signal came.
     public func wait(milliseconds: Int32) -> Bool {
-        var descriptors = [network.descriptor, firewall.descriptor].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        var descriptors = [network.descriptor, firewall.descriptor].map {
+            pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+        }
         let count = unsafe descriptors.withUnsafeMutableBufferPointer {
             unsafe poll($0.baseAddress, nfds_t($0.count), milliseconds)
         }

@@ -12,7 +12,9 @@ public struct Neighbor: Hashable, Sendable {
     public let state: UInt16
 
     /// Whether the kernel sends to it without asking first (NUD_VALID).
-    public var isValid: Bool { Int32(state) & (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY) != 0 }
+    public var isValid: Bool {
+        Int32(state) & (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY) != 0
+    }
     /// Whether the kernel would ask again if it were used.
     public var isStale: Bool { Int32(state) & NUD_STALE != 0 }
 }

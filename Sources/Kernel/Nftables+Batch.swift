@@ -15,6 +15,9 @@ struct NftablesBatch {
     /// The sequence number of the last message of the transaction: the one that asks for an answer.
     private(set) var lastSequence: UInt32 = 0
 
+    /// Of the last set: its number within the transaction.
+    private var lastSet: UInt32 = 0
+
     private init() {
         unsafe append { _, scratch in unsafe nftnl_batch_begin(scratch, 0) }
     }
@@ -32,15 +35,8 @@ struct NftablesBatch {
         add(table: Ruleset.table, NFT_MSG_DELTABLE, .inet, "replace \(table)")
         add(table: Ruleset.table, NFT_MSG_NEWTABLE, .inet, "add \(table)")
         for chain in ruleset.chains { add(chain) }
-        var id: UInt32 = 0
-        for set in ruleset.sets {
-            id += 1
-            add(set, id: id)
-        }
-        for map in ruleset.maps {
-            id += 1
-            add(map, id: id)
-        }
+        for set in ruleset.sets { add(set.name, set.elements) }
+        for map in ruleset.maps { add(map) }
         for chain in ruleset.chains {
             for rule in chain.rules { add(rule, to: chain.name) }
         }
@@ -125,7 +121,15 @@ extension NftablesBatch {
         defer { unsafe nftnl_rule_free(object) }
         unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_TABLE.rawValue), Ruleset.table)
         unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_CHAIN.rawValue), chain)
-        for match in rule.matches { unsafe add(match, to: object) }
+        for match in rule.matches {
+            // A set without a name comes before the rule that it belongs to.
+            if case .routed(let interfaces) = match {
+                add(
+                    Self.namelessSet, interfaces, type: NftType.string,
+                    flags: NFT_SET_ANONYMOUS.rawValue | NFT_SET_CONSTANT.rawValue)
+            }
+            unsafe add(match, to: object)
+        }
         // The kernel counts from what an absent attribute means: zero.
         unsafe nftnl_rule_add_expr(object, expression("counter"))
         unsafe add(rule.action, to: object)
@@ -144,6 +148,8 @@ extension NftablesBatch {
 
 /// nft's numbers for types (its include/datatype.h), which the kernel only stores.
 private enum NftType {
+    /// What nft takes an interface's name from the routing table for.
+    static let string: UInt32 = 5
     static let interfaceName: UInt32 = 41
     /// Six bits for each part.
     static let pairOfInterfaceNames: UInt32 = interfaceName << 6 | interfaceName
@@ -165,22 +171,26 @@ private func interfaceKey(_ name: String) -> [UInt8] {
 private let elementsPerMessage = 500
 
 extension NftablesBatch {
-    fileprivate mutating func add(_ set: Ruleset.InterfaceSet, id: UInt32) {
+    /// - Parameter flags: NFT_SET_ values.
+    fileprivate mutating func add(
+        _ name: String, _ interfaces: [String], type: UInt32 = NftType.interfaceName, flags: UInt32 = 0
+    ) {
         add(
-            set.name, id: id, keyType: NftType.interfaceName, keyLength: UInt32(IFNAMSIZ), isMap: false,
+            name, keyType: type, keyLength: UInt32(IFNAMSIZ), flags: flags,
             userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.host.nativeBytes))
-        unsafe addElements(set.elements, to: set.name, id: id) { element, name in
+        unsafe addElements(interfaces, to: name) { element, name in
             let key = interfaceKey(name)
             unsafe nftnl_set_elem_set(element, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
         }
     }
 
-    fileprivate mutating func add(_ map: Ruleset.VerdictMap, id: UInt32) {
+    fileprivate mutating func add(_ map: Ruleset.VerdictMap) {
         add(
-            map.name, id: id, keyType: NftType.pairOfInterfaceNames, keyLength: 2 * UInt32(IFNAMSIZ), isMap: true,
+            map.name, keyType: NftType.pairOfInterfaceNames, keyLength: 2 * UInt32(IFNAMSIZ),
+            flags: NFT_SET_MAP.rawValue,
             userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.unknown.nativeBytes)
                 + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), ByteOrder.unknown.nativeBytes))
-        unsafe addElements(map.elements, to: map.name, id: id) { object, element in
+        unsafe addElements(map.elements, to: map.name) { object, element in
             let key = interfaceKey(element.pair.from) + interfaceKey(element.pair.to)
             unsafe nftnl_set_elem_set(object, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
             unsafe nftnl_set_elem_set_u32(object, UInt16(NFTNL_SET_ELEM_VERDICT), element.verdict.code)
@@ -191,17 +201,18 @@ extension NftablesBatch {
     }
 
     private mutating func add(
-        _ name: String, id: UInt32, keyType: UInt32, keyLength: UInt32, isMap: Bool, userdata: [UInt8]
+        _ name: String, keyType: UInt32, keyLength: UInt32, flags: UInt32, userdata: [UInt8]
     ) {
+        lastSet += 1
         let set = unsafe allocated(nftnl_set_alloc())
         defer { unsafe nftnl_set_free(set) }
         unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_TABLE.rawValue), Ruleset.table)
         unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_NAME.rawValue), name)
-        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_ID.rawValue), id)
+        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_ID.rawValue), lastSet)
         unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_KEY_TYPE.rawValue), keyType)
         unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_KEY_LEN.rawValue), keyLength)
-        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_FLAGS.rawValue), isMap ? NFT_SET_MAP.rawValue : 0)
-        if isMap {
+        unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_FLAGS.rawValue), flags)
+        if flags & NFT_SET_MAP.rawValue != 0 {
             unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_DATA_TYPE.rawValue), NFT_DATA_VERDICT.rawValue)
             unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_DATA_LEN.rawValue), 0)
         }
@@ -212,7 +223,7 @@ extension NftablesBatch {
     }
 
     private mutating func addElements<Element>(
-        _ elements: [Element], to name: String, id: UInt32, _ fill: (OpaquePointer, Element) -> Void
+        _ elements: [Element], to name: String, _ fill: (OpaquePointer, Element) -> Void
     ) {
         var rest = elements[...]
         while !rest.isEmpty {
@@ -220,7 +231,7 @@ extension NftablesBatch {
             defer { unsafe nftnl_set_free(set) }
             unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_TABLE.rawValue), Ruleset.table)
             unsafe nftnl_set_set_str(set, UInt16(NFTNL_SET_NAME.rawValue), name)
-            unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_ID.rawValue), id)
+            unsafe nftnl_set_set_u32(set, UInt16(NFTNL_SET_ID.rawValue), lastSet)
             for element in rest.prefix(elementsPerMessage) {
                 let object = unsafe allocated(nftnl_set_elem_alloc())
                 unsafe fill(object, element)
@@ -236,6 +247,11 @@ extension NftablesBatch {
 }
 
 // MARK: Expressions
+
+extension NftablesBatch {
+    /// For which the kernel chooses a number.
+    fileprivate static let namelessSet = "__set%d"
+}
 
 // A match loads something into register 1 and compares that. An interface name takes the four 32-bit registers that
 // make up the 128-bit register 1, so that the second part of a pair goes to register 2.
@@ -257,9 +273,9 @@ extension NftablesBatch {
         case .outputNot(in: let set):
             unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
             unsafe look(up: set, rule, negated: true)
-        case .routed(in: let set):
-            unsafe loadRoutedInterface(into: firstRegister, rule)
-            unsafe look(up: set, rule)
+        case .routed:
+            unsafe loadRoutedInterface(rule)
+            unsafe look(up: Self.namelessSet, rule)
         case .state(let states):
             unsafe load(connection: NFT_CT_STATE, rule)
             unsafe testBits(states.reduce(0) { $0 | $1.bit }, rule)
@@ -284,10 +300,6 @@ extension NftablesBatch {
             unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
             unsafe load(meta: NFT_META_OIFNAME, into: secondRegister, rule)
             unsafe look(up: map, rule, verdict: true)
-        case .routedVerdictMap(let map):
-            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
-            unsafe loadRoutedInterface(into: secondRegister, rule)
-            unsafe look(up: map, rule, verdict: true)
         case .notrack:
             unsafe nftnl_rule_add_expr(rule, expression("notrack"))
         case .masquerade:
@@ -303,11 +315,11 @@ extension NftablesBatch {
     }
 
     /// The name of the interface that the route to the destination leads to; none where it leads to this host.
-    private func loadRoutedInterface(into register: UInt32, _ rule: OpaquePointer) {
+    private func loadRoutedInterface(_ rule: OpaquePointer) {
         let fib = unsafe expression("fib")
         unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_RESULT), NFT_FIB_RESULT_OIFNAME.rawValue)
         unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_FLAGS), NFTA_FIB_F_DADDR.rawValue)
-        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_DREG), register)
+        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_DREG), firstRegister)
         unsafe nftnl_rule_add_expr(rule, fib)
     }
 
@@ -343,6 +355,9 @@ extension NftablesBatch {
         let lookup = unsafe expression("lookup")
         unsafe nftnl_expr_set_u32(lookup, UInt16(NFTNL_EXPR_LOOKUP_SREG), firstRegister)
         unsafe nftnl_expr_set_str(lookup, UInt16(NFTNL_EXPR_LOOKUP_SET), set)
+        if set == Self.namelessSet {
+            unsafe nftnl_expr_set_u32(lookup, UInt16(NFTNL_EXPR_LOOKUP_SET_ID), lastSet)
+        }
         if verdict {
             unsafe nftnl_expr_set_u32(lookup, UInt16(NFTNL_EXPR_LOOKUP_DREG), UInt32(NFT_REG_VERDICT.rawValue))
         }

@@ -28,20 +28,8 @@ import SystemPackage
         public var hosts: [IPAddress: Destination] = [:]
         /// The longest that matches.
         public var prefixes: [IPPrefix: Destination] = [:]
-        /// Pairs of VLANs that are the kernel's.
-        public var denied: Set<Pair> = []
 
         public init() {}
-    }
-
-    public struct Pair: Hashable, Sendable {
-        public var from: VLANID
-        public var to: VLANID
-
-        public init(from: VLANID, to: VLANID) {
-            self.from = from
-            self.to = to
-        }
     }
 
     /// One for each worker; the first one's maps are shared by all.
@@ -91,7 +79,9 @@ import SystemPackage
 
     private static func load(_ worker: Int, sharing first: OpaquePointer?) throws(KernelError) -> OpaquePointer {
         let operation = "load the ownership programs"
-        let opened = unsafe ownershipObject.withUnsafeBytes { unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil) }
+        let opened = unsafe ownershipObject.withUnsafeBytes {
+            unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil)
+        }
         guard let opened = unsafe opened else { throw KernelError(operation, .last) }
         do throws(KernelError) {
             var status: Int32 = 0
@@ -159,7 +149,11 @@ import SystemPackage
             var batch = NetlinkBatch()
             batch.deleteProgram(linkIndex: linkIndex, hook: .ingress, preference: preference)
             // The trunk may have gone, or its hook.
-            try socket.execute(batch, ignoring: [.noSuchFileOrDirectory, .invalidArgument, .operationNotSupportedByDevice, .noSuchAddressOrDevice])
+            try socket.execute(
+                batch,
+                ignoring: [
+                    .noSuchFileOrDirectory, .invalidArgument, .operationNotSupportedByDevice, .noSuchAddressOrDevice,
+                ])
         }
     }
 
@@ -168,11 +162,7 @@ import SystemPackage
     /// Takes away first what is not to be owned any more.
     public mutating func withdraw(notIn wanted: Contents) throws(KernelError) {
         for vlan in contents.ingress.subtracting(wanted.ingress) { try setIngress(vlan, false) }
-        for pair in wanted.denied.subtracting(contents.denied) { try setDenied(pair, true) }
-        let grown = wanted.denied.isEmpty == contents.denied.isEmpty
         contents.ingress.formIntersection(wanted.ingress)
-        contents.denied.formUnion(wanted.denied)
-        if !grown { try setControl() }
         for (address, destination) in contents.hosts where wanted.hosts[address] != destination {
             try deleteHost(address)
             contents.hosts[address] = nil
@@ -199,7 +189,6 @@ import SystemPackage
         for (address, destination) in wanted.hosts where contents.hosts[address] != destination {
             try setHost(address, destination)
         }
-        for pair in contents.denied.subtracting(wanted.denied) { try setDenied(pair, false) }
         let before = contents
         contents = wanted
         try setControl()
@@ -211,17 +200,11 @@ import SystemPackage
     private func setControl() throws(KernelError) {
         let value =
             longestFrame.nativeBytes + UInt32(contents.prefixes.isEmpty ? 0 : 1).nativeBytes
-            + UInt32(contents.denied.isEmpty ? 0 : 1).nativeBytes
         try set("own_control", UInt32(0).nativeBytes, value)
     }
 
     private func setIngress(_ vlan: VLANID, _ isOwned: Bool) throws(KernelError) {
         try set("own_ingress", UInt32(vlan.rawValue).nativeBytes, UInt32(isOwned ? 1 : 0).nativeBytes)
-    }
-
-    private func setDenied(_ pair: Pair, _ isDenied: Bool) throws(KernelError) {
-        let key = (UInt32(pair.from.rawValue) << 16 | UInt32(pair.to.rawValue)).nativeBytes
-        if isDenied { try set("own_denied", key, UInt32(1).nativeBytes) } else { try delete("own_denied", key) }
     }
 
     private func setHost(_ address: IPAddress, _ destination: Destination) throws(KernelError) {

@@ -6,7 +6,9 @@ import SystemPackage
 public enum ServiceManager {
     /// That the service does its work now. Without a manager that wants to know, nothing happens.
     public static func tellReady() {
-        guard let path = ThisProcess.environment["NOTIFY_SOCKET"], path.hasPrefix("/") || path.hasPrefix("@") else { return }
+        guard let path = ThisProcess.environment["NOTIFY_SOCKET"], path.hasPrefix("/") || path.hasPrefix("@") else {
+            return
+        }
         var address = sockaddr_un()
         address.sun_family = UInt16(AF_UNIX)
         var octets = Array(path.utf8)

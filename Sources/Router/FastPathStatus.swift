@@ -58,7 +58,8 @@ extension FastPathStatus.Worker {
         }
         let others = [
             FastPathStatus.Reason(
-                name: "drop_ring_full", description: "the worker was behind, and the ring full", packets: totals.ringDrops),
+                name: "drop_ring_full", description: "the worker was behind, and the ring full",
+                packets: totals.ringDrops),
             FastPathStatus.Reason(
                 name: "drop_refused", description: "the kernel did not take it to be sent", packets: totals.refused),
         ]

@@ -86,13 +86,14 @@ extension World {
                 World.Route(
                     route.destination,
                     .unicast([NextHop(via: route.gateway, vlan: route.linkIndex.flatMap { vlans[$0] })]))
-            } + addresses.flatMap { address in
-                guard let vlan = vlans[address.linkIndex] else {
-                    let width = address.value.address.family.width
-                    return [World.Route(IPPrefix(address.value.address, length: width), .local)]
-                }
-                return World.Route.implied(by: address.value, in: vlan)
-            },
+            }
+                + addresses.flatMap { address in
+                    guard let vlan = vlans[address.linkIndex] else {
+                        let width = address.value.address.family.width
+                        return [World.Route(IPPrefix(address.value.address, length: width), .local)]
+                    }
+                    return World.Route.implied(by: address.value, in: vlan)
+                },
             denied: configuration.denied.map { ($0.from, $0.to) },
             masquerades: configuration.masquerade.isBetweenVLANs, keepsPriority: state.driver == .ebpf)
     }
@@ -110,18 +111,22 @@ extension Ownership.Contents {
     /// What the snapshot forwards for certain.
     fileprivate init(_ world: World, _ snapshot: Snapshot) {
         self.init()
-        ingress = Set(world.gateways.map(\.vlan))
-        for (one, other) in world.denied {
-            denied.insert(Ownership.Pair(from: one, to: other))
-            denied.insert(Ownership.Pair(from: other, to: one))
-        }
-        for neighbor in world.neighbors {
-            if let destination = Ownership.Destination(neighbor.address, snapshot) { hosts[neighbor.address] = destination }
+        // As the rules have it: see Policy.untracked.
+        ingress = Set(world.gateways.map(\.vlan)).subtracting(world.denied.flatMap { [$0.0, $0.1] })
+        for neighbor in world.neighbors where ingress.contains(neighbor.vlan) {
+            if let destination = Ownership.Destination(neighbor.address, snapshot) {
+                hosts[neighbor.address] = destination
+            }
         }
         // Where no route leads through a router in a VLAN, the hosts are all that there is to look for.
         let routes = world.effectiveRoutes
         var ways: [IPPrefix: Ownership.Destination] = [:]
-        for route in routes { ways[route.prefix] = Ownership.Destination(route, snapshot) }
+        for route in routes {
+            guard let way = Ownership.Destination(route, snapshot), way.vlan.map(ingress.contains) ?? false else {
+                continue
+            }
+            ways[route.prefix] = way
+        }
         guard !ways.isEmpty else { return }
         for route in routes {
             prefixes[route.prefix] = ways[route.prefix] ?? Ownership.Destination(vlan: nil, mtu: 0)
@@ -142,7 +147,9 @@ extension Ownership.Destination {
         guard case .unicast(let hops) = route.kind, let vlan = hops.first?.vlan else { return nil }
         var mtu = UInt16.max
         for hop in hops {
-            guard let via = hop.via, hop.vlan == vlan, let next = Self(via, snapshot), next.vlan == vlan else { return nil }
+            guard let via = hop.via, hop.vlan == vlan, let next = Self(via, snapshot), next.vlan == vlan else {
+                return nil
+            }
             mtu = min(mtu, next.mtu)
         }
         self.init(vlan: vlan, mtu: mtu)

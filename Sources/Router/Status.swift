@@ -50,11 +50,6 @@ public struct Status: Sendable, Encodable {
         public var packets: UInt64
         /// Octets of the frames, without tag.
         public var bytes: UInt64
-
-        init(packets: UInt64, bytes: UInt64) {
-            self.packets = packets
-            self.bytes = bytes
-        }
     }
 
     public struct RouteEntry: Sendable, Encodable {

@@ -77,7 +77,8 @@ struct Up: ParsableCommand {
         case .none:
             guard let workers else { return nil }
             throw Failure(
-                .usage, "--workers \(workers): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
+                .usage, "--workers \(workers): there is no fast path",
+                remedy: "add --fast-path af-packet, or leave it out")
         }
     }
 

@@ -20,7 +20,8 @@ struct VRouter: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, DoctorCommand.self, Follow.self, Forward.self,
+            Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, DoctorCommand.self, Follow.self,
+            Forward.self,
             LabCommand.self,
         ])
 

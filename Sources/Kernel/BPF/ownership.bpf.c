@@ -42,7 +42,6 @@ struct destination {
 struct control {
     __u32 longest_frame; // that a slot of the ring takes, in octets without tag
     __u32 has_prefixes;  // whether there is more than single addresses to look in
-    __u32 has_denied;    // whether there are pairs of VLANs that are the kernel's
 };
 
 struct heartbeat {
@@ -98,14 +97,6 @@ struct {
     __type(key, struct prefix6);
     __type(value, struct destination);
 } own_prefixes6 SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 1 << 20);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __type(key, __u32); // VLAN id of the way in << 16 | of the way out
-    __type(value, __u32);
-} own_denied SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -180,15 +171,8 @@ static __always_inline int is_bulk(struct __sk_buff *skb, __u32 ports_at, __u8 p
     return last && now - *last <= BULK_MEMORY;
 }
 
-static __always_inline int fits(struct control *control, struct destination *to, __u32 from, __u32 packet_length) {
-    if (!to || !to->vlan || to->vlan == from || packet_length > to->mtu)
-        return 0;
-    if (control->has_denied) {
-        __u32 pair = from << 16 | to->vlan;
-        if (bpf_map_lookup_elem(&own_denied, &pair))
-            return 0;
-    }
-    return 1;
+static __always_inline int fits(struct destination *to, __u32 from, __u32 packet_length) {
+    return to && to->vlan && to->vlan != from && packet_length <= to->mtu;
 }
 
 static __always_inline int owns4(struct __sk_buff *skb, struct control *control, __u32 vlan, __u64 now) {
@@ -207,7 +191,7 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
         struct prefix4 key = {.length = 32, .address = address};
         to = bpf_map_lookup_elem(&own_prefixes4, &key);
     }
-    if (!fits(control, to, vlan, bpf_ntohs(ip.tot_len)))
+    if (!fits(to, vlan, bpf_ntohs(ip.tot_len)))
         return 0;
     return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.protocol, ip.saddr ^ ip.daddr, now);
 }
@@ -235,7 +219,7 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
         struct prefix6 key = {.length = 128, .address = ip.daddr};
         to = bpf_map_lookup_elem(&own_prefixes6, &key);
     }
-    if (!fits(control, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
+    if (!fits(to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
         return 0;
     __u32 addresses = 0;
     for (int word = 0; word < 4; word++)
