@@ -150,4 +150,33 @@ private enum Golden {
             #expect(Set(try socket.links().map(\.name)) == ["lo", "a7", "b7"])
         }
     }
+
+    /// What the kernel sends along with a link is what it shows below /proc/sys.
+    @Test func linksBringTheirParameters() throws {
+        try Namespace.runInNew { () throws(KernelError) in
+            let socket = try NetlinkSocket()
+            var batch = NetlinkBatch()
+            batch.addVethPair(name: "a", peer: "b", peerMTU: 68)
+            try socket.execute(batch)
+            let paths = ["forwarding", "rp_filter", "arp_filter", "arp_ignore", "accept_local"]
+            for (number, path) in paths.enumerated() {
+                try Sysctl("net/ipv4/conf/a/\(path)").write(number % 2 == 0 ? "1" : "2")
+            }
+            try Sysctl("net/ipv6/conf/a/forwarding").write("1")
+            let links = try socket.links()
+            let a = links.first { $0.name == "a" }
+            let values = [
+                a?.ipv4?.forwarding, a?.ipv4?.reversePathFilter, a?.ipv4?.arpFilter, a?.ipv4?.arpIgnore,
+                a?.ipv4?.acceptLocal,
+            ]
+            for (path, value) in zip(paths, values) {
+                #expect(try Sysctl("net/ipv4/conf/a/\(path)").read() == value.map { "\($0)" }, "\(path)")
+            }
+            #expect(a?.ipv6Forwarding == 1)
+            // Too small for IPv6.
+            let b = links.first { $0.name == "b" }
+            #expect(b?.ipv4 == Link.IPv4Settings() && b?.ipv6Forwarding == nil)
+            #expect(links.allSatisfy { $0.statistics != nil })
+        }
+    }
 }
