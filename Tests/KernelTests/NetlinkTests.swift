@@ -1,3 +1,4 @@
+import CLinux
 import Packets
 import SystemPackage
 import Testing
@@ -148,6 +149,36 @@ private enum Golden {
             // In one go, and no other.
             try socket.deleteLinks(links.filter { $0.name.hasPrefix("a") && $0.name != "a7" })
             #expect(Set(try socket.links().map(\.name)) == ["lo", "a7", "b7"])
+        }
+    }
+
+    /// As after an error, or a signal, in the middle of them.
+    @Test func answersThatNobodyReadAreNotTakenForOthers() throws {
+        try Namespace.runInNew { () throws(KernelError) in
+            let socket = try NetlinkSocket()
+            var batch = NetlinkBatch()
+            for number in 0..<200 { batch.addVethPair(name: "a\(number)", peer: "b\(number)") }
+            try socket.execute(batch)
+            let links = try socket.links()
+            #expect(links.count == 401)
+
+            var request = NetlinkBatch()
+            request.add("list addresses", type: RTM_GETADDR, flags: NLM_F_ROOT | NLM_F_MATCH, header: ifaddrmsg())
+            var refused = NetlinkBatch()
+            refused.setLink(.name("nothing"), up: true)
+            for _ in 0..<2 {
+                _ = try socket.send(request, from: 0, count: 1)
+                #expect(try socket.links() == links)
+                _ = try socket.send(refused, from: 0, count: 1)
+                #expect(try socket.links() == links)
+                _ = try socket.send(refused, from: 0, count: 1)
+                var accepted = NetlinkBatch()
+                accepted.setLink(.name("a0"), group: 7)
+                try socket.execute(accepted)
+                accepted = NetlinkBatch()
+                accepted.setLink(.name("a0"), group: 0)
+                try socket.execute(accepted)
+            }
         }
     }
 
