@@ -214,5 +214,17 @@ public enum StandardError {
 }
 
 public enum StandardOutput {
+    /// Makes the process end with status 74 (EX_IOERR), and a word about it, where what it printed could not be written: on a full
+    /// disk, for example.
+    public static func reportLoss() {
+        // However it ends: the argument parser exits by itself.
+        atexit {
+            let errno = vr_flush_output()
+            guard errno != 0 else { return }
+            StandardError.write("vrouter: standard output: \(Errno(rawValue: errno))\n")
+            _exit(74)
+        }
+    }
+
     public static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
 }

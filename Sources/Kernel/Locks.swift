@@ -3,19 +3,23 @@
 import CLinux
 import SystemPackage
 
-/// A lock that ends with its holder, however that ends. The file says who holds it. Only its owner can open it, or anybody could
-/// hold it.
+/// Only its owner can open it, or anybody could hold the lock.
+private func openLockFile(_ path: String) throws(KernelError) -> FileDescriptor {
+    do {
+        return try FileDescriptor.open(
+            FilePath(path), .readWrite, options: [.create, .closeOnExec, .noFollow],
+            permissions: .init(rawValue: 0o600))
+    } catch {
+        throw KernelError("open \(path)", error as? Errno ?? .ioError)
+    }
+}
+
+/// A lock that ends with its holder, however that ends. The file says who holds it.
 public struct FileLock: ~Copyable {
     private let file: FileDescriptor
 
     public init(_ path: String) throws(KernelError) {
-        do {
-            file = try FileDescriptor.open(
-                FilePath(path), .readWrite, options: [.create, .closeOnExec, .noFollow],
-                permissions: .init(rawValue: 0o600))
-        } catch {
-            throw KernelError("open \(path)", error as? Errno ?? .ioError)
-        }
+        file = try openLockFile(path)
     }
 
     deinit {
@@ -46,13 +50,7 @@ public struct ProcessLock: ~Copyable {
     private let file: FileDescriptor
 
     public init(_ path: String) throws(KernelError) {
-        do {
-            file = try FileDescriptor.open(
-                FilePath(path), .readWrite, options: [.create, .closeOnExec, .noFollow],
-                permissions: .init(rawValue: 0o600))
-        } catch {
-            throw KernelError("open \(path)", error as? Errno ?? .ioError)
-        }
+        file = try openLockFile(path)
     }
 
     deinit {

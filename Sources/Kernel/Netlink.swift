@@ -3,11 +3,15 @@
 
 import CLinux
 import CMnl
+import Synchronization
 import SystemPackage
 
 /// A socket in the network namespace of the thread that opened it.
 @safe public struct NetlinkSocket: ~Copyable {
     private let socket: OpaquePointer
+    /// Of the next request. No two requests of a socket have the same one, so that what is left of the answer to one is not taken
+    /// for the answer to another.
+    private let nextSequence = Atomic<UInt32>(1)
 
     /// Changes of links, to be received as messages like those of `links()`.
     public static let linkGroup = UInt32(RTMGRP_LINK)
@@ -53,11 +57,13 @@ import SystemPackage
         let operation = request.operations.first ?? "dump"
         // A dump that the kernel could not finish in one consistent state is asked for again.
         for _ in 0..<10 {
-            try send(request, from: 0, count: request.operations.count)
+            // The kernel begins no dump before the socket has read the one before to its end.
+            discardPending()
+            let sequence = try send(request, from: 0, count: request.operations.count)
             var result: [NetlinkMessage] = []
             var interrupted = false
             receiving: while true {
-                for message in try receive(operation) {
+                for message in try receive(operation) where message.sequence == sequence {
                     interrupted = interrupted || message.flags & UInt16(NLM_F_DUMP_INTR) != 0
                     switch Int32(message.type) {
                     case NLMSG_DONE, NLMSG_ERROR:
@@ -83,15 +89,17 @@ import SystemPackage
         var start = 0
         while start < batch.operations.count {
             let count = min(chunk, batch.operations.count - start)
-            try send(batch, from: start, count: count)
+            let sequence = try send(batch, from: start, count: count)
             var acknowledged = 0
             var first: KernelError?
             while acknowledged < count {
                 for message in try receive("receive an acknowledgement") where Int32(message.type) == NLMSG_ERROR {
+                    let number = Int(message.sequence &- sequence)
+                    guard number < count else { continue }
                     acknowledged += 1
-                    let index = Int(message.sequence)
-                    let operation = batch.operations.indices.contains(index) ? batch.operations[index] : "request"
-                    if let error = message.error(operation), !ignoring.contains(error.errno), first == nil {
+                    if let error = message.error(batch.operations[start + number]), !ignoring.contains(error.errno),
+                        first == nil
+                    {
                         first = error
                     }
                 }
@@ -124,20 +132,26 @@ import SystemPackage
     public func discardPending() {
         var buffer = [UInt8](repeating: 0, count: 64 << 10)
         let descriptor = unsafe mnl_socket_get_fd(socket)
-        while unsafe recv(descriptor, &buffer, buffer.count, Int32(MSG_DONTWAIT)) > 0 {}
+        repeat {
+            while unsafe recv(descriptor, &buffer, buffer.count, Int32(MSG_DONTWAIT)) > 0 {}
+        } while Errno.last == .noBufferSpace || Errno.last == .interrupted
     }
 
-    private func send(_ batch: borrowing NetlinkBatch, from: Int, count: Int) throws(KernelError) {
+    /// - Returns: the sequence number of the first request; those of the others follow.
+    func send(_ batch: borrowing NetlinkBatch, from: Int, count: Int) throws(KernelError) -> UInt32 {
+        let sequence = nextSequence.wrappingAdd(UInt32(truncatingIfNeeded: count), ordering: .relaxed).oldValue
+        batch.number(from: from, count: count, first: sequence)
         let range = batch.range(from: from, count: count)
         let sent = unsafe mnl_socket_sendto(
             socket, batch.buffer.baseAddress?.advanced(by: range.lowerBound), range.count)
         guard sent >= 0 else { throw KernelError(batch.operations[from], .last) }
+        return sequence
     }
 }
 
 /// Requests that are sent together; each is acknowledged.
 @safe public struct NetlinkBatch: ~Copyable {
-    /// What each request does, for its error. A request's sequence number is its index here.
+    /// What each request does, for its error.
     public private(set) var operations: [String] = []
     private var starts: [Int] = []
     private var used = 0
@@ -177,7 +191,6 @@ import SystemPackage
         else { return }
         unsafe message.pointee.nlmsg_type = UInt16(type)
         unsafe message.pointee.nlmsg_flags = UInt16(NLM_F_REQUEST | flags)
-        unsafe message.pointee.nlmsg_seq = UInt32(operations.count)
         unsafe extra.storeBytes(of: header, as: Header.self)
         var writer = unsafe AttributeWriter(message: message, capacity: Self.largestRequest)
         attributes(&writer)
@@ -185,6 +198,15 @@ import SystemPackage
         operations.append(operation)
         starts.append(used)
         used += Int(unsafe message.pointee.nlmsg_len)
+    }
+
+    /// Gives requests their sequence numbers, when they are sent.
+    fileprivate func number(from: Int, count: Int, first: UInt32) {
+        for index in 0..<count {
+            // SAFETY: a request begins here with its header, whose octets 8…11 are the number.
+            unsafe buffer.storeBytes(
+                of: first &+ UInt32(truncatingIfNeeded: index), toByteOffset: starts[from + index] + 8, as: UInt32.self)
+        }
     }
 
     fileprivate func range(from: Int, count: Int) -> Range<Int> {

@@ -2,6 +2,7 @@
 
 import CLinux
 import Packets
+import SystemPackage
 
 /// A unicast route of the main table.
 public struct Route: Hashable, Sendable {
@@ -40,9 +41,16 @@ extension NetlinkSocket {
         for family in [AF_INET, AF_INET6] {
             var header = rtmsg()
             header.rtm_family = UInt8(family)
+            // Since Linux 4.20 the kernel looks at this, and leaves out the local table, which is several times larger.
+            header.rtm_table = UInt8(RT_TABLE_MAIN.rawValue)
             var request = NetlinkBatch()
             request.add("list routes", type: RTM_GETROUTE, flags: NLM_F_DUMP, header: header)
-            result += try dump(request).compactMap(Route.init)
+            do {
+                result += try dump(request).compactMap(Route.init)
+            } catch {
+                // A table that has never had a route does not exist.
+                guard error.errno == .noSuchFileOrDirectory else { throw error }
+            }
         }
         return result
     }

@@ -28,12 +28,11 @@ public struct Sysctl: Hashable, Sendable, Codable, CustomStringConvertible {
     }
 
     public func write(_ value: String) throws(KernelError) {
-        let operation = "set \(self)=\(value)"
         do {
             let file = try FileDescriptor.open(FilePath("/proc/sys/\(path)"), .writeOnly, options: .closeOnExec)
             _ = try file.closeAfter { try file.writeAll(value.utf8) }
         } catch {
-            throw KernelError(operation, error as? Errno ?? .ioError)
+            throw KernelError("set \(self)=\(value)", error as? Errno ?? .ioError)
         }
     }
 }

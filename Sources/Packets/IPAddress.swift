@@ -7,19 +7,32 @@ public struct IPv4Address: Hashable, Comparable, Sendable, CustomStringConvertib
 
     /// Four decimal octets with dots, none with a leading zero (which `inet_aton` would read as octal); otherwise nil.
     public init?(_ text: some StringProtocol) {
-        let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count == 4 else { return nil }
         var value: UInt32 = 0
-        for part in parts {
-            guard let octet = parseDecimal(part, max: 255) else { return nil }
-            value = value << 8 | octet
+        var octet: UInt32?
+        var dots = 0
+        // A configuration has thousands: one pass, and no substrings.
+        for character in String(text).utf8 {
+            switch character {
+            case UInt8(ascii: "0")...UInt8(ascii: "9") where octet != 0:
+                octet = (octet ?? 0) * 10 + UInt32(character - UInt8(ascii: "0"))
+                guard octet ?? 0 <= 255 else { return nil }
+            case UInt8(ascii: "."):
+                guard let whole = octet, dots < 3 else { return nil }
+                value = value << 8 | whole
+                octet = nil
+                dots += 1
+            default: return nil
+            }
         }
-        rawValue = value
+        guard let octet, dots == 3 else { return nil }
+        rawValue = value << 8 | octet
     }
 
     public static func < (left: Self, right: Self) -> Bool { left.rawValue < right.rawValue }
     public var octets: [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: rawValue >> (24 - 8 * $0)) } }
-    public var description: String { octets.map(String.init).joined(separator: ".") }
+    public var description: String {
+        "\(rawValue >> 24).\(rawValue >> 16 & 255).\(rawValue >> 8 & 255).\(rawValue & 255)"
+    }
 }
 
 /// An IPv6 address, its first octet in bits 127…120.
@@ -139,7 +152,8 @@ public enum IPFamily: Hashable, Sendable, CaseIterable {
 
 /// Digits only, no sign, no leading zero, at most `max`.
 func parseDecimal(_ text: some StringProtocol, max: UInt32) -> UInt32? {
-    guard !text.isEmpty, text.utf8.allSatisfy({ (0x30...0x39).contains($0) }), text == "0" || text.first != "0",
+    let text = String(text)
+    guard text.utf8.allSatisfy({ (0x30...0x39).contains($0) }), text.utf8.first != 0x30 || text.utf8.count == 1,
         let value = UInt32(text), value <= max
     else { return nil }
     return value

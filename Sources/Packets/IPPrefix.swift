@@ -39,13 +39,15 @@ public struct InterfaceAddress: Hashable, Sendable, CustomStringConvertible {
 
     /// `ADDRESS/LENGTH`; the reason is for a person.
     public init(_ text: some StringProtocol) throws(AddressError) {
-        guard let slash = text.firstIndex(of: "/") else {
-            guard IPAddress(text) != nil else { throw .notAnAddress(String(text)) }
-            throw .noPrefixLength(String(text))
+        let text = String(text)
+        guard let slash = text.utf8.firstIndex(of: UInt8(ascii: "/")) else {
+            guard IPAddress(text) != nil else { throw .notAnAddress(text) }
+            throw .noPrefixLength(text)
         }
         guard let address = IPAddress(text[..<slash]) else { throw .notAnAddress(String(text[..<slash])) }
-        guard let length = parseDecimal(text[text.index(after: slash)...], max: UInt32(address.family.width)) else {
-            throw .prefixLengthOutOfRange(String(text), max: address.family.width)
+        guard let length = parseDecimal(text[text.utf8.index(after: slash)...], max: UInt32(address.family.width))
+        else {
+            throw .prefixLengthOutOfRange(text, max: address.family.width)
         }
         self.init(address, prefixLength: Int(length))
     }

@@ -195,17 +195,17 @@ public struct Configuration: Hashable, Sendable, Codable {
             throw Failure(
                 .usage, "\(option): \(broadcast) is the broadcast address of \(address.prefix)", remedy: remedy)
         }
-        let special: [(String, String)] = [
-            ("0.0.0.0/8", "means 'this host'"), ("127.0.0.0/8", "is a loopback address"),
-            ("224.0.0.0/4", "is a multicast address"), ("240.0.0.0/4", "is reserved"),
-            ("::/127", "is unspecified or loopback"), ("::ffff:0:0/96", "is an IPv4 address in IPv6's form"),
-            ("ff00::/8", "is a multicast address"),
-        ]
-        for (block, reason) in special {
-            guard let block = try? InterfaceAddress(block).prefix, block.contains(address.address) else { continue }
+        for (block, reason) in specialBlocks where block.contains(address.address) {
             throw Failure(.usage, "\(option): \(address.address) \(reason)", remedy: remedy)
         }
     }
+
+    private static let specialBlocks: [(IPPrefix, String)] = [
+        ("0.0.0.0/8", "means 'this host'"), ("127.0.0.0/8", "is a loopback address"),
+        ("224.0.0.0/4", "is a multicast address"), ("240.0.0.0/4", "is reserved"),
+        ("::/127", "is unspecified or loopback"), ("::ffff:0:0/96", "is an IPv4 address in IPv6's form"),
+        ("ff00::/8", "is a multicast address"),
+    ].compactMap { block, reason in (try? InterfaceAddress(block)).map { ($0.prefix, reason) } }
 
     /// Whether any gateway has an IPv4 address.
     public var usesIPv4: Bool { vlans.contains { $0.addresses.contains(where: \.address.isV4) } }

@@ -74,16 +74,18 @@ public struct Doctor {
     /// A route of the same length to a VLAN's subnet, by another way, takes its packets.
     private static func routes(_ configuration: Configuration?, _ host: Host) -> [Finding] {
         guard let configuration else { return [] }
-        return configuration.vlans.flatMap { vlan -> [Finding] in
-            let gateway = host.link(configuration.interfaceName(vlan.id))?.index
-            let subnets = vlan.addresses.filter { !$0.address.isLinkLocal }.map(\.prefix)
-            return host.routes.filter { subnets.contains($0.destination) && $0.linkIndex != gateway }.map { route in
-                let name = route.linkIndex.flatMap(host.link(index:))?.name ?? "elsewhere"
-                return Finding(
-                    "routes", .blocking,
-                    "\(route.destination), the subnet of VLAN \(vlan.id), is also routed by \(name)",
-                    remedy: ["ip route del \(route.destination) dev \(name)"])
-            }
+        var owners: [IPPrefix: VLANID] = [:]
+        for vlan in configuration.vlans {
+            for address in vlan.addresses where !address.address.isLinkLocal { owners[address.prefix] = vlan.id }
+        }
+        return host.routes.compactMap { route in
+            guard let id = owners[route.destination],
+                route.linkIndex != host.link(configuration.interfaceName(id))?.index
+            else { return nil }
+            let name = route.linkIndex.flatMap(host.link(index:))?.name ?? "elsewhere"
+            return Finding(
+                "routes", .blocking, "\(route.destination), the subnet of VLAN \(id), is also routed by \(name)",
+                remedy: ["ip route del \(route.destination) dev \(name)"])
         }
     }
 

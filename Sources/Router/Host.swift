@@ -3,7 +3,10 @@ import Packets
 
 /// What the kernel says now: everything that a plan looks at. A plain value, so that plans can be made without a kernel.
 struct Host {
-    var links: [Link]
+    let links: [Link]
+    // There are thousands: what is asked for again and again is looked up.
+    private let linksByName: [String: Link]
+    private let linksByIndex: [UInt32: Link]
     var addresses: [Address]
     var routes: [Route]
     /// nil: no such parameter.
@@ -13,6 +16,21 @@ struct Host {
     /// Of our table.
     var table: Table
     var trunk: Trunk
+
+    init(
+        links: [Link], addresses: [Address], routes: [Route], sysctl: @escaping (Sysctl) -> String?,
+        configuredInterfaces: @escaping (IPFamily) -> [String], table: Table, trunk: Trunk
+    ) {
+        self.links = links
+        linksByName = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        linksByIndex = Dictionary(links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
+        self.addresses = addresses
+        self.routes = routes
+        self.sysctl = sysctl
+        self.configuredInterfaces = configuredInterfaces
+        self.table = table
+        self.trunk = trunk
+    }
 
     enum Table: Hashable {
         case absent
@@ -63,8 +81,8 @@ struct Host {
     static let ownershipPreference = filterPreference - 1
     static let tableName = "vrouter"
 
-    func link(_ name: String) -> Link? { links.first { $0.name == name } }
-    func link(index: UInt32) -> Link? { links.first { $0.index == index } }
+    func link(_ name: String) -> Link? { linksByName[name] }
+    func link(index: UInt32) -> Link? { linksByIndex[index] }
 
     func addresses(of link: Link) -> [InterfaceAddress] {
         addresses.filter { $0.linkIndex == link.index }.map(\.value)
@@ -85,7 +103,7 @@ struct Host {
             configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
             table: readTable(), trunk: Trunk())
         if let parent = parent.flatMap({ name in host.link(index: parentIndex) ?? host.link(name) }) {
-            host.trunk = try readTrunk(socket, parent, vlans, links)
+            host.trunk = try host.readTrunk(socket, parent, vlans)
         }
         return host
     }
@@ -100,8 +118,8 @@ struct Host {
         }
     }
 
-    private static func readTrunk(
-        _ socket: borrowing NetlinkSocket, _ parent: Link, _ vlans: Set<VLANID>, _ links: [Link]
+    private func readTrunk(
+        _ socket: borrowing NetlinkSocket, _ parent: Link, _ vlans: Set<VLANID>
     ) throws(Failure) -> Trunk {
         do {
             var trunk = Trunk()
@@ -116,7 +134,7 @@ struct Host {
                 for filter in try socket.filters(linkIndex: parent.index, hook: hook) {
                     // A filter is listed with its preference alone first, then each of its entries.
                     guard filter.handle != 0 else { continue }
-                    if filter.preference == filterPreference, filter.programName == VLANProgram.popName {
+                    if filter.preference == Self.filterPreference, filter.programName == VLANProgram.popName {
                         trunk.program = filter.programID
                     } else if filter.preference != ownershipPreference || filter.programName != Ownership.takenName {
                         trunk.foreignFilters += 1
@@ -125,11 +143,10 @@ struct Host {
             }
             guard let program = trunk.program else { return trunk }
             let ports = try VLANPorts(ofProgram: program)
-            let indices = Set(links.map(\.index))
             for vlan in vlans {
                 guard let gateway = try ports.port(vlan)?.gateway else { continue }
                 trunk.gateways[vlan] = gateway
-                guard indices.contains(gateway) else { continue }
+                guard linksByIndex[gateway] != nil else { continue }
                 let names: [String?] =
                     clsact.contains(gateway)
                     ? try socket.filters(linkIndex: gateway, hook: .egress).map(\.programName)

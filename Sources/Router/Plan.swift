@@ -45,8 +45,6 @@ struct Planner {
     private var added: Set<VLANID> = []
 
     // There are thousands of each: what is asked for again and again is looked up.
-    let linksByName: [String: Link]
-    let linksByIndex: [UInt32: Link]
     private let addressesByLink: [UInt32: [InterfaceAddress]]
     private let wantedAddresses: [VLANID: [InterfaceAddress]]
 
@@ -59,8 +57,6 @@ struct Planner {
         outcome.phase = .applied
         if let wanted { outcome.configuration = wanted }
         outcome.applied = wanted
-        linksByName = Dictionary(host.links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-        linksByIndex = Dictionary(host.links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
         addressesByLink = Dictionary(grouping: host.addresses, by: \.linkIndex).mapValues { $0.map(\.value) }
         wantedAddresses = Dictionary(
             (wanted?.vlans ?? []).map { ($0.id, $0.addresses) }, uniquingKeysWith: { first, _ in first })
@@ -68,7 +64,7 @@ struct Planner {
 
     mutating func run() throws(Failure) {
         // By its index first: it may have been renamed since.
-        parent = linksByIndex[state.parentIndex] ?? linksByName[state.configuration.parent]
+        parent = host.link(index: state.parentIndex) ?? host.link(state.configuration.parent)
         if let wanted {
             parent = try checkedParent(wanted)
             try checkLinks(wanted)
@@ -131,7 +127,7 @@ struct Planner {
             return link.vlan?.id == id.rawValue && link.lowerIndex == parent?.index && !link.isLowerElsewhere
         case .ebpf:
             // Also when the parent has gone: the pair stays.
-            let peer = link.lowerIndex.flatMap { linksByIndex[$0] }
+            let peer = link.lowerIndex.flatMap { host.link(index: $0) }
             return link.kind == "veth" && peer.map { Action.VethGateway.isPeerName($0.name, id) } ?? false
         }
     }
@@ -139,7 +135,7 @@ struct Planner {
     /// The interface that we made for this VLAN, also under another name.
     func ourLink(_ id: VLANID) -> Link? {
         guard state.links.contains(id) else { return nil }
-        if let link = linksByName[interfaceName(id)], isOurs(link, id) { return link }
+        if let link = host.link(interfaceName(id)), isOurs(link, id) { return link }
         return host.links.first { isOurs($0, id) }
     }
 
@@ -183,7 +179,7 @@ struct Planner {
         if !connected.isEmpty, let parent {
             actions.append(.disconnect(connected, parent: parent.name, host.trunk.hook))
         }
-        let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && linksByName[$0]?.isUp == true }
+        let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && host.link($0)?.isUp == true }
         if !lowered.isEmpty { actions.append(.lower(lowered)) }
         if !doomed.isEmpty { actions.append(.deleteLinks(doomed)) }
         outcome.links.subtract(dropped)
@@ -274,7 +270,7 @@ struct Planner {
 
     private mutating func addLinks(_ wanted: Configuration) {
         guard let parent else { return }
-        let added = Set(wanted.vlans.map(\.id).filter { linksByName[wanted.interfaceName($0)] == nil })
+        let added = Set(wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0)) == nil })
         self.added = added
         guard !added.isEmpty else { return }
         take { $0.links.formUnion(added) }
@@ -300,7 +296,7 @@ struct Planner {
             if added.contains(id) { return true }
             if isTrunkTakenOnTrust { return false }
             if host.trunk.program == nil { return held.links.contains(id) }
-            guard let link = linksByName[wanted.interfaceName(id)], isOurs(link, id) else { return false }
+            guard let link = host.link(wanted.interfaceName(id)), isOurs(link, id) else { return false }
             return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
         }
         guard !missing.isEmpty else { return }
@@ -318,7 +314,7 @@ struct Planner {
         var changes: [Action.AddressChange] = []
         for id in state.addresses.keys.sorted() {
             let name = interfaceName(id)
-            guard let link = linksByName[name] else { continue }
+            guard let link = host.link(name) else { continue }
             // Addresses of an interface that goes go with it.
             if wantedAddresses[id] == nil, isOurs(link, id) { continue }
             let present = addressesByLink[link.index] ?? []
@@ -332,7 +328,7 @@ struct Planner {
         }
         for vlan in wanted?.vlans ?? [] {
             let name = interfaceName(vlan.id)
-            let present = linksByName[name].flatMap { addressesByLink[$0.index] } ?? []
+            let present = host.link(name).flatMap { addressesByLink[$0.index] } ?? []
             let missing = vlan.addresses.filter { !present.contains($0) }
             changes += missing.map { Action.AddressChange(verb: .add, address: $0, link: name) }
             let before = state.addresses[vlan.id] ?? []
@@ -345,35 +341,39 @@ struct Planner {
 
     private mutating func setGatewaySysctls(_ wanted: Configuration) {
         var settings: [Action.Setting] = []
+        // Where forwarding is switched on below, that reaches every interface there is.
+        let isForwardingIPv4 = host.sysctl(Self.forwardIPv4) == "1"
+        let isForwardingIPv6 = host.sysctl(Self.forwardIPv6) == "1"
+        // What a new interface starts with.
+        func initial(_ path: String) -> Int32? { host.sysctl(Sysctl("net/\(path)")).flatMap { Int32($0) } }
+        let initialARPIgnore = initial("ipv4/conf/default/arp_ignore")
+        let initialForwardingIPv4 = initial("ipv4/conf/default/forwarding")
+        let initialForwardingIPv6 = initial("ipv6/conf/default/forwarding")
         for vlan in wanted.vlans {
             let name = wanted.interfaceName(vlan.id)
-            var values: [(Sysctl, String, template: Sysctl)] = []
+            let isNew = added.contains(vlan.id)
+            let link = isNew ? nil : host.link(name)
+            func need(_ path: String, now: Int32?) {
+                guard let now, now != 1 else { return }
+                let sysctl = Sysctl("net/\(path)")
+                settings.append(Action.Setting(sysctl: sysctl, value: "1"))
+                if !held.links.contains(vlan.id) { hold(sysctl, "\(now)", .gateway(vlan.id)) }
+            }
             if vlan.addresses.contains(where: \.address.isV4) {
-                values.append(
-                    (Sysctl("net/ipv4/conf/\(name)/arp_ignore"), "1", Sysctl("net/ipv4/conf/default/arp_ignore")))
-                // Where forwarding is switched on below, that reaches every interface there is.
-                if host.sysctl(Self.forwardIPv4) == "1" {
-                    values.append(
-                        (Sysctl("net/ipv4/conf/\(name)/forwarding"), "1", Sysctl("net/ipv4/conf/default/forwarding")))
+                need("ipv4/conf/\(name)/arp_ignore", now: isNew ? initialARPIgnore : link?.ipv4?.arpIgnore)
+                if isForwardingIPv4 {
+                    need("ipv4/conf/\(name)/forwarding", now: isNew ? initialForwardingIPv4 : link?.ipv4?.forwarding)
                 }
             }
-            if vlan.addresses.contains(where: { !$0.address.isV4 }), host.sysctl(Self.forwardIPv6) == "1" {
-                values.append(
-                    (Sysctl("net/ipv6/conf/\(name)/forwarding"), "1", Sysctl("net/ipv6/conf/default/forwarding")))
-            }
-            for (sysctl, value, template) in values {
-                // A new interface starts with the default's value.
-                let now = added.contains(vlan.id) ? host.sysctl(template) : host.sysctl(sysctl)
-                guard let now, now != value else { continue }
-                settings.append(Action.Setting(sysctl: sysctl, value: value))
-                if !held.links.contains(vlan.id) { hold(sysctl, now, .gateway(vlan.id)) }
+            if isForwardingIPv6, vlan.addresses.contains(where: { !$0.address.isV4 }) {
+                need("ipv6/conf/\(name)/forwarding", now: isNew ? initialForwardingIPv6 : link?.ipv6Forwarding)
             }
         }
         if !settings.isEmpty { actions.append(.setSysctls(settings)) }
     }
 
     private mutating func raise(_ wanted: Configuration) {
-        let down = wanted.vlans.map(\.id).filter { linksByName[wanted.interfaceName($0)]?.isUp != true }
+        let down = wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0))?.isUp != true }
         guard !down.isEmpty else { return }
         actions.append(.raise(down.map(wanted.interfaceName)))
         let adopted = down.filter { !held.links.contains($0) }.map(wanted.interfaceName)
@@ -410,7 +410,7 @@ struct Planner {
     /// Interfaces over which the host has learned a default route.
     private func routerAdvertisementLinks() -> [String] {
         let learned = host.routes.filter { $0.isDefault && $0.isFromRouterAdvertisement }
-        return Set(learned.compactMap { $0.linkIndex.flatMap { linksByIndex[$0] }?.name }).sorted()
+        return Set(learned.compactMap { $0.linkIndex.flatMap { host.link(index: $0) }?.name }).sorted()
     }
 
     /// The switch itself, and what it will do to each interface that was there before.

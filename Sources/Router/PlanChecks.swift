@@ -4,7 +4,7 @@ import Packets
 /// What has to hold before anything changes.
 extension Planner {
     func checkedParent(_ wanted: Configuration) throws(Failure) -> Link {
-        guard let parent = linksByName[wanted.parent] else {
+        guard let parent = host.link(wanted.parent) else {
             let names = host.links.filter(\.isEthernet).map(\.name)
             throw Failure(
                 .usage, "there is no interface '\(wanted.parent)'",
@@ -25,7 +25,7 @@ extension Planner {
         if let master = parent.masterIndex {
             throw Failure(
                 .usage,
-                "\(parent.name) is a port of \(linksByIndex[master]?.name ?? "another interface"), which gets its frames",
+                "\(parent.name) is a port of \(host.link(index: master)?.name ?? "another interface"), which gets its frames",
                 remedy: "name that one, or take \(parent.name) out of it: ip link set dev \(parent.name) nomaster")
         }
         let held = state.configuration.parent
@@ -46,7 +46,7 @@ extension Planner {
         let devicesByID = Dictionary(devices.map { ($0.vlan?.id, $0) }, uniquingKeysWith: { first, _ in first })
         for vlan in wanted.vlans {
             let name = wanted.interfaceName(vlan.id)
-            if let twin = devicesByID[vlan.id.rawValue] ?? (linksByName[name] == nil ? ourLink(vlan.id) : nil),
+            if let twin = devicesByID[vlan.id.rawValue] ?? (host.link(name) == nil ? ourLink(vlan.id) : nil),
                 twin.name != name
             {
                 throw Failure(
@@ -54,7 +54,7 @@ extension Planner {
                     "VLAN \(vlan.id) of \(parent.name) already has an interface with another name: \(twin.name)",
                     remedy: "rename it: ip link set dev \(twin.name) down name \(name)")
             }
-            guard let link = linksByName[name], !isOurs(link, vlan.id) else { continue }
+            guard let link = host.link(name), !isOurs(link, vlan.id) else { continue }
             func mismatch(_ reason: String) -> Failure {
                 Failure(
                     .usage, "\(name) exists and \(reason)",
@@ -88,7 +88,7 @@ extension Planner {
         var others: [IPAddress: (link: Link, value: InterfaceAddress)] = [:]
         var foreign: [(link: Link, value: InterfaceAddress)] = []
         for address in host.addresses {
-            guard let link = linksByIndex[address.linkIndex] else { continue }
+            guard let link = host.link(index: address.linkIndex) else { continue }
             // An address that we gave to a gateway moves with its VLAN.
             if let id = ours[link.name], state.addresses[id]?.contains(address.value) == true { continue }
             others[address.value.address] = (link, address.value)

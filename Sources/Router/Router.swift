@@ -72,7 +72,10 @@ public struct Router {
     public func down(dryRun: Bool = false) throws(Failure) -> Outcome {
         let file = try StateFile()
         func planDown() throws(Failure) -> (State, Plan)? {
-            guard let state = try file.load() else { return nil }
+            guard let state = try file.load() else {
+                try Orphans.check(file)
+                return nil
+            }
             return (state, try Plan(from: state, on: try read(for: state, state.configuration), to: nil))
         }
         if dryRun {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Kernel
 
 @main
 struct VRouter: ParsableCommand {
@@ -15,8 +16,8 @@ struct VRouter: ParsableCommand {
             `vrouter lab` shows all of it in network namespaces.
 
             Exit status: 0 done; 1 what was looked at is not as it should be (status, doctor, lab); 3 vrouter is not up (status); \
-            64 usage or configuration; 69 the kernel lacks something; 70 a mistake of vrouter's own; 75 another vrouter is at work; \
-            77 not permitted; 130 interrupted.
+            64 usage or configuration; 69 the kernel lacks something; 70 a mistake of vrouter's own; 74 what it printed could not \
+            be written; 75 another vrouter is at work; 77 not permitted; 130 interrupted.
             """,
         version: version,
         subcommands: [
@@ -27,7 +28,10 @@ struct VRouter: ParsableCommand {
 
     static let version = "0.1.0"
 
-    static func main() { main(joined(Array(CommandLine.arguments.dropFirst()))) }
+    static func main() {
+        StandardOutput.reportLoss()
+        main(joined(Array(CommandLine.arguments.dropFirst())))
+    }
 
     /// All `--vlan ID=ADDRESS` of a command as one, a line each: the time that ArgumentParser takes for a repeated option grows with
     /// the square of its number, to a second with 4,094.

@@ -1,3 +1,4 @@
+import CLinux
 import Packets
 import SystemPackage
 import Testing
@@ -148,6 +149,65 @@ private enum Golden {
             // In one go, and no other.
             try socket.deleteLinks(links.filter { $0.name.hasPrefix("a") && $0.name != "a7" })
             #expect(Set(try socket.links().map(\.name)) == ["lo", "a7", "b7"])
+        }
+    }
+
+    /// As after an error, or a signal, in the middle of them.
+    @Test func answersThatNobodyReadAreNotTakenForOthers() throws {
+        try Namespace.runInNew { () throws(KernelError) in
+            let socket = try NetlinkSocket()
+            var batch = NetlinkBatch()
+            for number in 0..<200 { batch.addVethPair(name: "a\(number)", peer: "b\(number)") }
+            try socket.execute(batch)
+            let links = try socket.links()
+            #expect(links.count == 401)
+
+            var request = NetlinkBatch()
+            request.add("list addresses", type: RTM_GETADDR, flags: NLM_F_ROOT | NLM_F_MATCH, header: ifaddrmsg())
+            var refused = NetlinkBatch()
+            refused.setLink(.name("nothing"), up: true)
+            for _ in 0..<2 {
+                _ = try socket.send(request, from: 0, count: 1)
+                #expect(try socket.links() == links)
+                _ = try socket.send(refused, from: 0, count: 1)
+                #expect(try socket.links() == links)
+                _ = try socket.send(refused, from: 0, count: 1)
+                var accepted = NetlinkBatch()
+                accepted.setLink(.name("a0"), group: 7)
+                try socket.execute(accepted)
+                accepted = NetlinkBatch()
+                accepted.setLink(.name("a0"), group: 0)
+                try socket.execute(accepted)
+            }
+        }
+    }
+
+    /// What the kernel sends along with a link is what it shows below /proc/sys.
+    @Test func linksBringTheirParameters() throws {
+        try Namespace.runInNew { () throws(KernelError) in
+            let socket = try NetlinkSocket()
+            var batch = NetlinkBatch()
+            batch.addVethPair(name: "a", peer: "b", peerMTU: 68)
+            try socket.execute(batch)
+            let paths = ["forwarding", "rp_filter", "arp_filter", "arp_ignore", "accept_local"]
+            for (number, path) in paths.enumerated() {
+                try Sysctl("net/ipv4/conf/a/\(path)").write(number % 2 == 0 ? "1" : "2")
+            }
+            try Sysctl("net/ipv6/conf/a/forwarding").write("1")
+            let links = try socket.links()
+            let a = links.first { $0.name == "a" }
+            let values = [
+                a?.ipv4?.forwarding, a?.ipv4?.reversePathFilter, a?.ipv4?.arpFilter, a?.ipv4?.arpIgnore,
+                a?.ipv4?.acceptLocal,
+            ]
+            for (path, value) in zip(paths, values) {
+                #expect(try Sysctl("net/ipv4/conf/a/\(path)").read() == value.map { "\($0)" }, "\(path)")
+            }
+            #expect(a?.ipv6Forwarding == 1)
+            // Too small for IPv6.
+            let b = links.first { $0.name == "b" }
+            #expect(b?.ipv4 == Link.IPv4Settings() && b?.ipv6Forwarding == nil)
+            #expect(links.allSatisfy { $0.statistics != nil })
         }
     }
 }

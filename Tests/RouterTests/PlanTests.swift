@@ -170,7 +170,6 @@ extension Link {
         self.init(
             index: index, name: name, kind: kind, hardwareType: hardwareType, flags: flags, mtu: 1500, macAddress: nil,
             lowerIndex: lowerIndex, isLowerElsewhere: false, masterIndex: masterIndex, group: 0, operationalState: "up",
-            vlan: vlan,
-            statistics: nil)
+            vlan: vlan, ipv4: Link.IPv4Settings(), ipv6Forwarding: 0, statistics: nil)
     }
 }

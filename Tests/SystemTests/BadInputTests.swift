@@ -114,6 +114,38 @@ import Testing
         #expect(try host.vrouter("down").status == 0)
     }
 
+    /// Without its record, vrouter cannot know what was there before: it says what it sees, and touches nothing.
+    @Test(arguments: ["auto", "ebpf"]) func aStateFileThatIsGone(_ driver: String) throws {
+        let host = try TestHost()
+        #expect(try host.vrouter("down").output == "nothing to do\n")
+        let up = "up --parent enp0s8 --vlan-driver \(driver) --vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
+        #expect(try host.vrouter(up).status == 0)
+        let file = try host.sh("echo /run/vrouter/netns-$(stat -Lc %i /proc/self/ns/net).json").dropLast()
+        let content = try host.sh("cat \(file); rm \(file)")
+        let before = try host.snapshot()
+        for command in ["down --dry-run", "down"] {
+            let result = try host.vrouter(command)
+            #expect(result.status == 64 && result.output.isEmpty, "\(result)")
+            for text in [
+                "\(file)", "ip link del dev enp0s8.100", "ip link del dev enp0s8.200", "nft delete table inet vrouter",
+            ] {
+                #expect(result.errors.contains(text), "\(result)")
+            }
+            #expect(!result.errors.contains("link del dev enp0s8;"), "\(result)")
+        }
+        try requireUnchanged(host, since: before)
+        try host.sh("cat >\(file) <<'END'\n\(content)\nEND")
+        #expect(try host.vrouter("down").status == 0)
+    }
+
+    @Test func outputThatIsLost() throws {
+        let host = try TestHost()
+        for arguments in ["status", "--help", "up --dry-run --parent enp0s8 --vlan 100=172.16.10.1/24"] {
+            let result = try host.run(["sh", "-c", "exec \(Product.path) \(arguments) >/dev/full"])
+            #expect(result.status == 74 && result.errors.contains("No space left on device"), "\(result)")
+        }
+    }
+
     /// State of a namespace that had the same inode number is nobody's.
     @Test func aStateFileOfANamespaceThatIsGone() throws {
         let host = try TestHost()

@@ -83,6 +83,12 @@ static inline int vr_errno(void) { return errno; }
 static inline int vr_open_to_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
 static inline int vr_create_exclusively(const char *path) { return open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444); }
 
+// `stdout` is a variable, which Swift 6 takes for shared state. Returns 0, or why something that was printed has not been written.
+static inline int vr_flush_output(void) {
+    errno = 0;
+    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : errno != 0 ? errno : EIO;
+}
+
 // How a wait status is read is a macro.
 static inline int vr_exit_status(int status) {
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
