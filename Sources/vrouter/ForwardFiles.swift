@@ -80,7 +80,9 @@ struct ForwardFiles: ParsableArguments {
                 () throws(PcapError) in try PcapWriter(pcapOut)
             }
         }
-        while var captured = try Self.pcap("capture again, or repair the file", { () throws(PcapError) in try reader.next() }) {
+        while var captured = try Self.pcap(
+            "capture again, or repair the file", { () throws(PcapError) in try reader.next() })
+        {
             counts.frames += 1
             guard captured.isComplete else {
                 counts.incomplete += 1
@@ -107,7 +109,8 @@ struct ForwardFiles: ParsableArguments {
     }
 
     /// What is wrong with a file is a failure.
-    private static func pcap<Result: ~Copyable>(_ remedy: String, _ body: () throws(PcapError) -> Result) throws(Failure)
+    private static func pcap<Result: ~Copyable>(_ remedy: String, _ body: () throws(PcapError) -> Result)
+        throws(Failure)
         -> Result
     {
         do {

@@ -1,8 +1,9 @@
 import Kernel
-@testable import PacketIO
 import Packets
 import TestSupport
 import Testing
+
+@testable import PacketIO
 
 @Suite struct PcapFileTests {
     @Test func whatIsWrittenIsRead() throws {
