@@ -27,6 +27,7 @@ let package = Package(
         .systemLibrary(name: "CMnl", pkgConfig: "libmnl", providers: [.apt(["libmnl-dev"])]),
         .systemLibrary(name: "CNftnl", pkgConfig: "libnftnl", providers: [.apt(["libnftnl-dev"])]),
         .systemLibrary(name: "CBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev"])]),
+        .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
 
         // The BPF programs are C in Sources/Kernel/BPF, compiled by the toolchain's clang and embedded as bytes.
         .plugin(name: "CompileBPF", capability: .buildTool(), dependencies: ["embed-object"]),
@@ -35,6 +36,7 @@ let package = Package(
         .target(name: "Packets", swiftSettings: strict + views),
         .target(name: "Routing", dependencies: ["Packets"], swiftSettings: strict),
         .target(name: "Forwarding", dependencies: ["Packets", "Routing"], swiftSettings: strict + views),
+        .target(name: "PacketIO", dependencies: ["CPcap", "Packets"], swiftSettings: strict),
         .target(name: "Firewall", dependencies: ["Packets"], swiftSettings: strict),
         .target(
             name: "Kernel",
@@ -67,7 +69,7 @@ let package = Package(
         .executableTarget(
             name: "vrouter",
             dependencies: [
-                "Router", "Lab", "Firewall", "Kernel", "Packets",
+                "Router", "Lab", "Firewall", "Kernel", "Packets", "Forwarding", "PacketIO",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: strict),
@@ -75,6 +77,9 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["Kernel", "Packets"], path: "Tests/TestSupport", swiftSettings: strict),
         .testTarget(name: "PacketsTests", dependencies: ["Packets", "TestSupport"], swiftSettings: strict),
+        .testTarget(
+            name: "PacketIOTests", dependencies: ["PacketIO", "Packets", "Kernel", "TestSupport"], swiftSettings: strict
+        ),
         .testTarget(name: "RoutingTests", dependencies: ["Routing", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "ForwardingTests", dependencies: ["Forwarding", "Packets", "Routing", "TestSupport"],

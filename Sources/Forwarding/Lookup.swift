@@ -110,7 +110,7 @@ extension Pipeline {
         hash = (hash ^ hash >> 33) &* 0xff51_afd7_ed55_8ccd
         hash = (hash ^ hash >> 33) &* 0xc4ce_b9fe_1a85_ec53
         hash ^= hash >> 33
-        return Int((hash >> 32) &* UInt64(count) >> 32)
+        return Int(((hash >> 32) &* UInt64(count)) >> 32)
     }
 
     /// Whether the firewall decides about what passes between two VLANs.

@@ -15,6 +15,19 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible {
         rawValue = octets.reduce(0) { $0 << 8 | UInt64($1) }
     }
 
+    /// Six pairs of hexadecimal digits with colons; otherwise nil.
+    public init?(_ text: some StringProtocol) {
+        let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+        var octets: [UInt8] = []
+        for part in parts {
+            guard part.utf8.count == 2, part.allSatisfy({ $0.isASCII && $0.isHexDigit }),
+                let octet = UInt8(part, radix: 16)
+            else { return nil }
+            octets.append(octet)
+        }
+        self.init(octets: octets)
+    }
+
     /// Broadcast or multicast: the first bit on the wire is set (IEEE 802-2014 §8.2.2).
     @inlinable
     public var isGroup: Bool { rawValue & 0x0100_0000_0000 != 0 }

@@ -21,9 +21,8 @@ struct VRouter: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, DoctorCommand.self, Follow.self,
-            Forward.self,
-            LabCommand.self,
+            Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, Forward.self, DoctorCommand.self,
+            Follow.self, LabCommand.self,
         ])
 
     static let version = "0.1.0"

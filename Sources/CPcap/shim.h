@@ -1,0 +1,3 @@
+#include <pcap/pcap.h>
+#include <stdio.h>
+#include <sys/stat.h>
