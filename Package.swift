@@ -45,7 +45,9 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: strict),
-        .target(name: "Lab", dependencies: ["Router", "Kernel", "Packets"], swiftSettings: strict),
+        .target(
+            name: "Lab", dependencies: ["Router", "Kernel", "Packets"], exclude: ["BPF"], swiftSettings: strict,
+            plugins: ["CompileBPF"]),
         .executableTarget(
             name: "vrouter",
             dependencies: [

@@ -21,7 +21,7 @@ struct VRouter: ParsableCommand {
         version: version,
         subcommands: [
             Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, DoctorCommand.self, Follow.self,
-            LabCommand.self,
+            LabCommand.self, BenchCommand.self,
         ])
 
     static let version = "0.1.0"

@@ -12,7 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -21,14 +23,17 @@
 #include <unistd.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <linux/ethtool.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_vlan.h>
+#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <linux/veth.h>
 
 // Scope: these are the values of macros with casts or shifts that the importer drops.
@@ -43,6 +48,7 @@ int vr_setns_net(int fd);
 int vr_memory_file(const char *name);
 char **vr_environment(void);
 int vr_spawn_new_session(void);
+int vr_pin_thread(unsigned cpu);
 int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *, int);
 int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *, const char *);
 
@@ -82,4 +88,19 @@ static inline uint64_t vr_inode(const char *path) {
 static inline int64_t vr_owner(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 ? (int64_t)status.st_uid : -1;
+}
+
+// ETHTOOL_SGRO goes through a union in the request of a variadic ioctl(2). Returns 0, or errno.
+static inline int vr_set_gro(int socket, const char *name, int on) {
+    struct ethtool_value value = {.cmd = ETHTOOL_SGRO, .data = on != 0};
+    struct ifreq request = {.ifr_data = (char *)&value};
+    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+    return ioctl(socket, SIOCETHTOOL, &request) == 0 ? 0 : errno;
+}
+
+// CLOCK_MONOTONIC, in nanoseconds: the clock of BPF programs.
+static inline uint64_t vr_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
