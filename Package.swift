@@ -36,7 +36,6 @@ let package = Package(
         .target(name: "Packets", swiftSettings: strict + views),
         .target(name: "Routing", dependencies: ["Packets"], swiftSettings: strict),
         .target(name: "Forwarding", dependencies: ["Packets", "Routing"], swiftSettings: strict + views),
-        .target(name: "PacketIO", dependencies: ["CPcap", "Packets"], swiftSettings: strict),
         .target(name: "Firewall", dependencies: ["Packets"], swiftSettings: strict),
         .target(
             name: "Kernel",
@@ -49,7 +48,9 @@ let package = Package(
             plugins: ["CompileBPF"]),
         .target(
             name: "PacketIO",
-            dependencies: ["CLinux", "Kernel", "Packets", .product(name: "SystemPackage", package: "swift-system")],
+            dependencies: [
+                "CLinux", "CPcap", "Kernel", "Packets", .product(name: "SystemPackage", package: "swift-system"),
+            ],
             swiftSettings: strict),
         .target(
             name: "DataPlane",
@@ -65,7 +66,9 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: strict),
-        .target(name: "Lab", dependencies: ["Router", "Kernel", "Packets"], swiftSettings: strict),
+        .target(
+            name: "Lab", dependencies: ["Router", "Kernel", "Packets"], exclude: ["BPF"], swiftSettings: strict,
+            plugins: ["CompileBPF"]),
         .executableTarget(
             name: "vrouter",
             dependencies: [

@@ -13,11 +13,12 @@ int vr_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 char **vr_environment(void) { return environ; }
 int vr_spawn_new_session(void) { return POSIX_SPAWN_SETSID; }
 
-int vr_pin_thread(int processor) {
+// Of the calling thread. Returns 0, or errno.
+int vr_pin_thread(unsigned cpu) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(processor, &set);
-    return pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+    CPU_SET(cpu, &set);
+    return sched_setaffinity(0, sizeof set, &set) == 0 ? 0 : errno;
 }
 
 // The processors that this process may run on, ascending. Returns how many there are in the list.

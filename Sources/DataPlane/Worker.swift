@@ -45,7 +45,7 @@ public final class Worker: Sendable {
         let handoff = Handoff(
             unsafe WorkerState(socket: socket, ring: ring, counters: counters, heartbeat: heartbeat))
         try startThread("worker \(number)") {
-            if let processor { _ = vr_pin_thread(processor) }
+            if let processor { _ = vr_pin_thread(UInt32(bitPattern: processor)) }
             if let state = handoff.take() { worker.run(state) }
             worker.hasEnded.store(true, ordering: .releasing)
         }

@@ -211,6 +211,7 @@ public enum ThisProcess {
 
 public enum StandardError {
     public static func write(_ text: String) { _ = try? FileDescriptor.standardError.writeAll(text.utf8) }
+    public static var isTerminal: Bool { isatty(STDERR_FILENO) == 1 }
 }
 
 public enum StandardOutput {

@@ -82,6 +82,15 @@ public enum Namespace {
         }
     }
 
+    /// What `ip netns pids NAME` lists.
+    public static func processes(in name: String) throws(KernelError) -> [Int32] {
+        let wanted = unsafe vr_inode("\(directory)/\(name)")
+        guard wanted != 0 else { throw KernelError("look at namespace \(name)", .last) }
+        return SmallFile.names(in: "/proc").compactMap { pid_t($0) }.filter {
+            unsafe vr_inode("/proc/\($0)/ns/net") == wanted
+        }
+    }
+
     /// Whether the calling thread's namespace has a name, another process in it, or a mount that holds it, as far as this process
     /// can see.
     public static func isUsedByOthers() -> Bool {

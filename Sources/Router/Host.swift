@@ -136,7 +136,8 @@ struct Host {
                     guard filter.handle != 0 else { continue }
                     if filter.preference == Self.filterPreference, filter.programName == VLANProgram.popName {
                         trunk.program = filter.programID
-                    } else if filter.preference != ownershipPreference || filter.programName != Ownership.takenName {
+                    } else if filter.preference != Self.ownershipPreference || filter.programName != Ownership.takenName
+                    {
                         trunk.foreignFilters += 1
                     }
                 }

@@ -103,12 +103,6 @@ struct LabCommand: ParsableCommand {
     }
 }
 
-private func requireRoot(_ command: String) throws {
-    guard !ThisProcess.isRoot else { return }
-    complain("vrouter: network namespaces are made by root only\n  remedy: sudo \(command)")
-    throw ExitCode(Failure.Kind.notPermitted.rawValue)
-}
-
 /// What a person sees.
 private struct LabOutput {
     /// Standard output is for JSON: only what takes long is told, on standard error.

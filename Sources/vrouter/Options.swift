@@ -60,11 +60,20 @@ func reportingFailure<Result>(_ body: () throws(Failure) -> Result) throws -> Re
     }
 }
 
+/// For commands that make network namespaces.
+func requireRoot(_ command: String) throws {
+    guard !ThisProcess.isRoot else { return }
+    complain("vrouter: network namespaces are made by root only\n  remedy: sudo \(command)")
+    throw ExitCode(Failure.Kind.notPermitted.rawValue)
+}
+
 func complain(_ line: String) { StandardError.write(line + "\n") }
 
 /// For machines: two-space indentation, sorted keys.
-func printJSON(_ value: some Encodable) throws {
+func printJSON(_ value: some Encodable) throws { print(try jsonText(value)) }
+
+func jsonText(_ value: some Encodable) throws -> String {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-    print(String(decoding: try encoder.encode(value), as: UTF8.self))
+    return String(decoding: try encoder.encode(value), as: UTF8.self)
 }

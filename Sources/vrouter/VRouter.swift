@@ -22,7 +22,7 @@ struct VRouter: ParsableCommand {
         version: version,
         subcommands: [
             Up.self, Down.self, StatusCommand.self, Rules.self, Hosts.self, Forward.self, DoctorCommand.self,
-            Follow.self, LabCommand.self,
+            Follow.self, LabCommand.self, BenchCommand.self,
         ])
 
     static let version = "0.1.0"

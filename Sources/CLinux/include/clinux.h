@@ -12,8 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -25,6 +27,7 @@
 #include <unistd.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <linux/ethtool.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
@@ -35,6 +38,7 @@
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <linux/veth.h>
 #include <linux/virtio_net.h>
 
@@ -50,7 +54,6 @@ int vr_setns_net(int fd);
 int vr_memory_file(const char *name);
 char **vr_environment(void);
 int vr_spawn_new_session(void);
-int vr_pin_thread(int processor);
 int vr_processors(int *list, int size);
 
 // struct mmsghdr, which is behind _GNU_SOURCE too; clinux.c asserts that it is the same.
@@ -59,6 +62,7 @@ struct vr_message {
     unsigned int length;
 };
 int vr_send_messages(int socket, struct vr_message *messages, unsigned int count);
+int vr_pin_thread(unsigned cpu);
 int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *, int);
 int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *, const char *);
 
@@ -110,4 +114,19 @@ static inline uint64_t vr_inode(const char *path) {
 static inline int64_t vr_owner(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 ? (int64_t)status.st_uid : -1;
+}
+
+// ETHTOOL_SGRO goes through a union in the request of a variadic ioctl(2). Returns 0, or errno.
+static inline int vr_set_gro(int socket, const char *name, int on) {
+    struct ethtool_value value = {.cmd = ETHTOOL_SGRO, .data = on != 0};
+    struct ifreq request = {.ifr_data = (char *)&value};
+    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+    return ioctl(socket, SIOCETHTOOL, &request) == 0 ? 0 : errno;
+}
+
+// CLOCK_MONOTONIC, in nanoseconds: the clock of BPF programs.
+static inline uint64_t vr_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }

@@ -1,0 +1,76 @@
+import Router
+
+/// The firewall rules of a measurement.
+public enum BenchRules: String, Sendable, Codable, CaseIterable {
+    /// No masquerading: `vrouter up --masquerade none`.
+    case none
+    /// The article's, which are the default of `vrouter up`: masquerade, connection state, accept.
+    case article
+
+    var upArguments: [String] { self == .none ? ["--masquerade", "none"] : [] }
+}
+
+/// What `vrouter bench --json` writes. Fields are only ever added.
+public struct BenchReport: Sendable, Codable {
+    public var machine: Machine
+    public var results: [Cell] = []
+    public var tcp: [TCP] = []
+
+    public struct Machine: Sendable, Codable {
+        /// As /proc/cpuinfo names it.
+        public var cpu: String
+        public var cores: Int
+        /// As `uname -r` prints it.
+        public var kernel: String
+        public var vrouter: String
+        /// ISO 8601, UTC.
+        public var date: String
+        public var memoryBytes: UInt64
+        /// Of the VLAN interfaces.
+        public var driver: Driver
+        /// The processor that the generator ran on.
+        public var generatorCore: Int
+        /// What the generator makes into an XDP drop at the other end of a cable, by frame size.
+        public var generator: [Generator] = []
+
+        public struct Generator: Sendable, Codable {
+            public var frameBytes: Int
+            public var maxMpps: Double
+            public var cpuNanosecondsPerPacket: Double
+        }
+    }
+
+    public struct Cell: Sendable, Codable {
+        public var datapath: String
+        public var rules: BenchRules
+        /// With the frame check sequence, without the tag, as RFC 2544 counts.
+        public var frameBytes: Int
+        public var flows: Int
+        /// In the router's table.
+        public var routes: Int
+        /// Forwarded while more is offered, in millions of frames a second: the median of the rounds.
+        public var maxMpps: Double
+        /// The largest rate of those tried at which every frame came back.
+        public var lossFreeMpps: Double?
+        /// Of all processors, without what the generator takes by itself, for a frame that is forwarded; while more is offered.
+        public var cpuNanosecondsPerPacket: Double
+        /// At half of the loss-free rate.
+        public var latencyMicroseconds: Latency?
+        /// Frames of all measurements.
+        public var sent: UInt64 = 0
+        public var received: UInt64 = 0
+
+        public struct Latency: Sendable, Codable {
+            public var p50: Double
+            public var p99: Double
+            public var p999: Double
+        }
+    }
+
+    public struct TCP: Sendable, Codable {
+        public var datapath: String
+        public var rules: BenchRules
+        public var connections: Int
+        public var gbitPerSecond: Double
+    }
+}

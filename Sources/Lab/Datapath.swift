@@ -1,0 +1,25 @@
+import Router
+
+/// Who forwards the frames of a router.
+public enum Datapath: String, Hashable, Sendable, Codable, CaseIterable {
+    /// The kernel, as `vrouter up` sets it up.
+    case kernel
+    /// The userspace fast path.
+    case afPacket = "af-packet"
+
+    /// What `vrouter up` is told.
+    var upArguments: [String] {
+        switch self {
+        case .kernel: []
+        case .afPacket: ["--fast-path", "af-packet"]
+        }
+    }
+
+    func requireAvailable() throws(Failure) {
+        if self == .afPacket {
+            throw Failure(
+                .unavailable, "--datapath af-packet: this version of vrouter has no userspace fast path",
+                remedy: "use --datapath kernel")
+        }
+    }
+}

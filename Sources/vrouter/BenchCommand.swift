@@ -1,0 +1,163 @@
+import ArgumentParser
+import FoundationEssentials
+import Kernel
+import Lab
+import Router
+
+extension Datapath: ExpressibleByArgument {}
+
+/// `vrouter bench`
+struct BenchCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Measure how fast this machine routes between VLANs.",
+        discussion: """
+            In network namespaces of this host, which are removed afterwards: a generator that sends tagged frames of one VLAN, a \
+            router made with `vrouter up`, and a sink that counts what arrives in the other VLAN. Needs root and Linux 5.18. Nothing \
+            else should run meanwhile.
+            """)
+
+    @Option(help: ArgumentHelp("Who forwards, measured side by side.", valueName: "kernel,af-packet"))
+    var datapath: String = "kernel"
+
+    @Option(
+        help: ArgumentHelp(
+            "Frame sizes in octets, with the frame check sequence and without the tag (RFC 2544).", valueName: "size,…")
+    )
+    var sizes: String = "64,128,256,512,1024,1280,1518"
+
+    @Option(
+        help: ArgumentHelp(
+            "Firewall rules: 'none', no masquerading; 'article', masquerading as is the default of `up`; 'both'.",
+            valueName: "none|article|both"))
+    var rules: RulesChoice = .both
+
+    @Option(help: ArgumentHelp("Senders, receivers and ports: how many flows.", valueName: "number"))
+    var flows: Int = 256
+
+    @Option(help: ArgumentHelp("Of one measurement.", valueName: "seconds"))
+    var duration: Double?
+
+    @Flag(help: "A rougher result in less than a minute.")
+    var quick = false
+
+    @Option(help: ArgumentHelp("Write the result there as JSON; '-' is standard output.", valueName: "file"))
+    var json: String?
+
+    enum RulesChoice: String, ExpressibleByArgument, CaseIterable {
+        case none, article, both
+
+        var rules: [BenchRules] { self == .both ? [.none, .article] : [self == .none ? .none : .article] }
+    }
+
+    func run() throws {
+        let settings = try settings()
+        try requireRoot("vrouter bench")
+        let progress = BenchProgress()
+        let bench = Bench(settings, executable: "/proc/self/exe", report: progress.report)
+        let result: BenchReport
+        do {
+            result = try bench.run(version: VRouter.version, date: Date.now.formatted(.iso8601))
+            progress.end()
+        } catch {
+            progress.end()
+            if let signal = Interruption.signal {
+                complain("vrouter: interrupted; everything is removed")
+                Interruption.end(by: signal)
+            }
+            complain("vrouter: \(error)")
+            throw ExitCode(error.kind.rawValue)
+        }
+        if json != "-" { printTable(result) }
+        if let json { try write(try jsonText(result), to: json) }
+    }
+
+    private func settings() throws -> Bench.Settings {
+        var settings = Bench.Settings()
+        if quick {
+            settings.seconds = 0.2
+            settings.rounds = 1
+        }
+        if let duration { settings.seconds = duration }
+        settings.rules = rules.rules
+        settings.flows = flows
+        settings.datapaths = try list(datapath, "--datapath") { Datapath(rawValue: $0) }
+        settings.frameBytes = try list(sizes, "--sizes") { Int($0) }
+        try reportingFailure { () throws(Failure) in try settings.check() }
+        return settings
+    }
+
+    private func list<Value>(_ text: String, _ option: String, _ parse: (String) -> Value?) throws -> [Value] {
+        try text.split(separator: ",", omittingEmptySubsequences: false).map { part in
+            guard let value = parse(String(part)) else {
+                throw ValidationError("\(option) \(text): what is '\(part)'?")
+            }
+            return value
+        }
+    }
+
+    private func write(_ text: String, to file: String) throws {
+        guard file != "-" else { return print(text) }
+        try reportingFailure { () throws(Failure) in
+            do throws(KernelError) {
+                try SmallFile.replace(file, with: Array("\(text)\n".utf8))
+            } catch {
+                throw Failure(.usage, "\(error)")
+            }
+        }
+    }
+
+    private func printTable(_ result: BenchReport) {
+        let machine = result.machine
+        print(
+            "\(machine.cpu), \(machine.cores) cores, Linux \(machine.kernel), driver \(machine.driver.rawValue), vrouter \(machine.vrouter)"
+        )
+        print("the generator runs on core \(machine.generatorCore)\n")
+        var generator = Table(["generator alone: bytes", "Mpps", "ns a frame"])
+        generator.rightAligned = [0, 1, 2]
+        for row in machine.generator {
+            generator.add([String(row.frameBytes), decimal(row.maxMpps, 3), decimal(row.cpuNanosecondsPerPacket, 0)])
+        }
+        print(generator.text)
+        var table = Table(["datapath", "rules", "bytes", "max Mpps", "CPU ns a frame"])
+        table.rightAligned = [2, 3, 4]
+        for cell in result.results {
+            table.add([
+                cell.datapath, cell.rules.rawValue, String(cell.frameBytes), decimal(cell.maxMpps, 3),
+                decimal(cell.cpuNanosecondsPerPacket, 0),
+            ])
+        }
+        print(table.text)
+    }
+}
+
+/// With so many decimals, so that columns align.
+func decimal(_ value: Double, _ places: Int) -> String {
+    guard value.isFinite, abs(value) < 1e12 else { return "-" }
+    let scale = (0..<places).reduce(1) { scale, _ in scale * 10 }
+    let units = Int((abs(value) * Double(scale)).rounded())
+    let fraction = places == 0 ? "" : "." + String(String(scale + units % scale).dropFirst())
+    return (value < 0 ? "-" : "") + "\(units / scale)\(fraction)"
+}
+
+/// What is measured, and how long it still takes: one line that changes on a terminal, else a line for each.
+private final class BenchProgress {
+    private let isTerminal = StandardError.isTerminal
+
+    func report(_ event: Bench.Event) {
+        switch event {
+        case .starting(let expected): complain("this takes \(Self.text(expected))")
+        case .removingLeftovers: complain("removing what a benchmark that was killed has left …")
+        case .measuring(let what, let done, let remaining):
+            let line = "[\(decimal(done * 100, 0)) %, \(Self.text(remaining)) left] \(what)"
+            if isTerminal { StandardError.write("\r\u{1b}[K\(line)") } else { complain(line) }
+        }
+    }
+
+    func end() { if isTerminal { StandardError.write("\r\u{1b}[K") } }
+
+    private static func text(_ duration: Duration) -> String {
+        let seconds = Int((duration / .seconds(1)).rounded(.up))
+        return seconds < 120 ? "\(seconds) s" : "\((seconds + 59) / 60) min"
+    }
+}
