@@ -60,7 +60,6 @@ public struct Bench {
     ///
     /// Signals that ask the process to end are caught from here on; one that came makes this fail, with everything removed.
     public func run(version: String, date: String) throws(Failure) -> BenchReport {
-        for datapath in settings.datapaths { try datapath.requireAvailable() }
         let driver = try Driver.choose(nil)
         Interruption.catchSignals()
         SmallFile.makeDirectory("/run/vrouter")

@@ -1,5 +1,3 @@
-import Router
-
 /// Who forwards the frames of a router.
 public enum Datapath: String, Hashable, Sendable, Codable, CaseIterable {
     /// The kernel, as `vrouter up` sets it up.
@@ -12,14 +10,6 @@ public enum Datapath: String, Hashable, Sendable, Codable, CaseIterable {
         switch self {
         case .kernel: []
         case .afPacket: ["--fast-path", "af-packet"]
-        }
-    }
-
-    func requireAvailable() throws(Failure) {
-        if self == .afPacket {
-            throw Failure(
-                .unavailable, "--datapath af-packet: this version of vrouter has no userspace fast path",
-                remedy: "use --datapath kernel")
         }
     }
 }

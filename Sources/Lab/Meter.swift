@@ -136,7 +136,7 @@ struct Meter: ~Copyable {
         let end = try kernel { () throws(KernelError) in
             try reset(
                 Traffic.parameters(
-                    frameBytes: frameBytes, flows: flows.count, framesPerSecond: 50_000, limit: flows.count + 1,
+                    frameBytes: frameBytes, flows: flows.count, framesPerSecond: 50_000, limit: 0,
                     isAnswering: true, expectedTTL: expectedTTL))
             let generator = try start(batch: 8)
             let deadline = MonotonicClock.nanoseconds + UInt64(flows.count) * 40_000 + 1_000_000_000
