@@ -12,6 +12,9 @@ public struct CounterFile: ~Copyable, Sendable {
     private let memory: Mapping
     public let workers: Int
 
+    /// So many are told apart.
+    public static let mostAdjacencies = 1 << 16
+
     /// Where things are, in words.
     private enum Layout {
         /// "vrouter" and the version of this layout.
@@ -29,7 +32,9 @@ public struct CounterFile: ~Copyable, Sendable {
         static let verdicts = 16
         static let vlans = 256
         static let wordsPerVLAN = 4
-        static let block = vlans + 4096 * wordsPerVLAN
+        /// A word that is not 0 where a frame went to the adjacency of that number.
+        static let used = vlans + 4096 * wordsPerVLAN
+        static let block = used + CounterFile.mostAdjacencies
 
         static func size(workers: Int) -> Int { (header + workers * block) * MemoryLayout<UInt64>.size }
     }
@@ -124,6 +129,19 @@ public struct CounterFile: ~Copyable, Sendable {
         return totals
     }
 
+    /// The numbers of adjacencies, modulo `mostAdjacencies`, to which frames went since this was asked last.
+    public func takeUsed() -> [Int] {
+        var result: Set<Int> = []
+        for worker in 0..<workers {
+            let base = Layout.header + worker * Layout.block + Layout.used
+            for number in 0..<Self.mostAdjacencies where load(base + number) != 0 {
+                result.insert(number)
+                store(0, at: base + number)
+            }
+        }
+        return result.sorted()
+    }
+
     /// Frames of a VLAN that the workers received and sent, and their octets without tag.
     public func statistics(_ vlan: VLANID) -> Link.Statistics {
         var statistics = Link.Statistics()
@@ -152,7 +170,10 @@ public struct CounterFile: ~Copyable, Sendable {
 
         /// A frame from one VLAN into another.
         @inline(__always)
-        func countForwarded(from: UInt16, to: UInt16, bytes: Int) {
+        func countForwarded(from: UInt16, to: UInt16, adjacency: Int, bytes: Int) {
+            // SAFETY: less than `mostAdjacencies`.
+            let used = Layout.used &+ adjacency & (CounterFile.mostAdjacencies &- 1)
+            if unsafe words[used] == 0 { unsafe vr_store_relaxed64(words + used, 1) }
             let bytes = UInt64(truncatingIfNeeded: bytes)
             add(1, at: Layout.forwardedPackets)
             add(bytes, at: Layout.forwardedBytes)

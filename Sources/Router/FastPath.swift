@@ -102,6 +102,7 @@ public enum FastPath {
         }
 
         var isReady = false
+        var lastUse = ContinuousClock.now
         while Interruption.signal == nil, let state = try? file.load(), state.configuration.fastPath != nil {
             guard let view = try mirror.look(state, requests) else { break }
             try publish(view)
@@ -111,6 +112,10 @@ public enum FastPath {
                 ready()
             }
             guard workers.allSatisfy(\.isRunning) else { break }
+            if ContinuousClock.now - lastUse > .seconds(1) {
+                lastUse = .now
+                try mirror.use(counters.takeUsed(), view.snapshot, requests)
+            }
             _ = events.wait(milliseconds: 1000)
         }
         // Nothing new for the workers; what they hold they send.

@@ -1,8 +1,10 @@
+import DataPlane
 import Firewall
 import Forwarding
 import Kernel
 import Packets
 import Routing
+import SystemPackage
 
 /// What the kernel knows, as the workers need it: the way of each packet, and which packets are theirs.
 struct Mirror {
@@ -25,6 +27,23 @@ struct Mirror {
         guard try Self.obstacles(state).isEmpty else { return view }
         view.contents = Ownership.Contents(world, view.snapshot)
         return view
+    }
+
+    /// What a packet of the kernel's own does: a neighbour that is in use is asked from time to time whether it is still there.
+    ///
+    /// - Parameter adjacencies: numbers, modulo `CounterFile.mostAdjacencies`.
+    func use(_ adjacencies: [Int], _ snapshot: Snapshot, _ socket: borrowing NetlinkSocket) throws(KernelError) {
+        guard !adjacencies.isEmpty else { return }
+        let numbers = adjacencies.flatMap {
+            stride(from: $0, to: snapshot.adjacencyCount, by: CounterFile.mostAdjacencies)
+        }
+        let used = Set(numbers.compactMap { snapshot.neighbor($0)?.address })
+        var batch = NetlinkBatch()
+        for neighbor in try socket.neighbors() where neighbor.isStale && used.contains(neighbor.address) {
+            batch.useNeighbor(neighbor)
+        }
+        // One may have gone in between.
+        try socket.execute(batch, ignoring: [.noSuchFileOrDirectory])
     }
 
     /// Why the workers forward nothing, in words; empty: they do.
