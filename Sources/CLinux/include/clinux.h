@@ -21,10 +21,12 @@
 #include <unistd.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_vlan.h>
+#include <linux/netconf.h>
 #include <linux/netlink.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
