@@ -120,6 +120,7 @@ public struct KernelTables: Sendable {
         changes.links.insert(link.index)
         guard before?.isUp != link.isUp || before?.hasCarrier != link.hasCarrier else { return }
         routes.linkUsabilityChanged(link.index)
+        if !link.isUp || !link.hasCarrier { routes.linkLostCarrier(link.index) }
         if before?.isUp == true, !link.isUp {
             let former = self
             routes.linkWentDown(link.index) { former.state(of: $0, .v4) }

@@ -104,6 +104,19 @@ public struct RouteTables: Sendable {
         if properties.contains(where: { $0.preferredSource == address }) { isStale = true }
     }
 
+    /// Next hop objects end with the carrier of their link, and IPv4 routes with them, without a word (nexthop_flush_dev).
+    mutating func linkLostCarrier(_ index: UInt32) {
+        dropIPv4 { route in
+            route.nextHopID != nil && !route.nextHops.isEmpty && route.nextHops.allSatisfy { $0.linkIndex == index }
+        }
+        // A group goes on without it.
+        if properties.contains(where: { route in
+            route.nextHopID != nil && route.nextHops.contains { $0.linkIndex == index }
+        }) {
+            isStale = true
+        }
+    }
+
     /// The kernel does not say what a changed next hop object does to the routes that use it.
     mutating func nextHopObjectsChanged() {
         if properties.contains(where: { $0.nextHopID != nil }) { isStale = true }
@@ -478,6 +491,8 @@ private struct Chain: Hashable, Sendable, Sequence {
                 continue
             }
             rest.nextHops = hops
+            // It shows no weight where there is nothing to weigh it against.
+            if hops.count == 1 { rest.nextHops[0].weight = 1 }
             pool.drop(list[place])
             list[place].properties = pool.identifier(of: rest)
             list[place] = pool.keep(list[place])

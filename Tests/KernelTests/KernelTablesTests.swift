@@ -167,8 +167,12 @@ import Testing
                 : "via \(gateway(number)) dev \(link) mtu lock 1300"
         }
         let kind = pick(["", "", "", "", "", "blackhole ", "unreachable ", "prohibit ", "throw "])
-        // A metric for those with an MTU: next hops of one IPv6 route can have different ones, which the kernel does not show.
-        let metric = way.contains("mtu") && kind.isEmpty ? " metric 30" : pick(["", "", " metric 10", " metric 20"])
+        // Metrics of their own where the kernel does not show all that it has: IPv6 next hops of one route can have different MTUs, and
+        // what stands between two next hops of a route is left out.
+        let metric =
+            isV4 || kind.isEmpty && way.contains("via") && !way.contains("mtu")
+            ? pick(["", "", " metric 10", " metric 20"])
+            : !kind.isEmpty ? " metric 30" : way.contains("mtu") ? " metric 40" : " metric 50"
         let table = pick(["", "", "", " table 100", " table default", " table local"])
         let tos = isV4 ? pick(["", "", "", "", " tos 0x10"]) : ""
         let verb = pick(["add", "add", "append", "prepend", "replace", "del", "del"])
