@@ -11,7 +11,8 @@ public struct Address: Hashable, Sendable {
 
 extension Address {
     init?(_ message: NetlinkMessage) {
-        guard Int(message.type) == RTM_NEWADDR, let linkIndex = message.payload.load(UInt32.self, at: 4),
+        guard Int(message.type) == RTM_NEWADDR || Int(message.type) == RTM_DELADDR,
+            let linkIndex = message.payload.load(UInt32.self, at: 4),
             let prefixLength = message.payload.load(UInt8.self, at: 1)
         else { return nil }
         let attributes = message.attributes(after: MemoryLayout<ifaddrmsg>.size)

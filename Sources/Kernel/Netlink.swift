@@ -3,6 +3,7 @@
 
 import CLinux
 import CMnl
+import Packets
 import Synchronization
 import SystemPackage
 
@@ -54,13 +55,23 @@ import SystemPackage
 
     /// Everything the kernel answers to a dump request.
     func dump(_ request: borrowing NetlinkBatch) throws(KernelError) -> [NetlinkMessage] {
+        var result: [NetlinkMessage] = []
+        try dump(request, restart: { result = [] }) { result.append($0) }
+        return result
+    }
+
+    /// The same, message by message.
+    ///
+    /// - Parameter restart: what has come so far is void.
+    func dump(
+        _ request: borrowing NetlinkBatch, restart: () -> Void, _ body: (NetlinkMessage) -> Void
+    ) throws(KernelError) {
         let operation = request.operations.first ?? "dump"
         // A dump that the kernel could not finish in one consistent state is asked for again.
         for _ in 0..<10 {
             // The kernel begins no dump before the socket has read the one before to its end.
             discardPending()
             let sequence = try send(request, from: 0, count: request.operations.count)
-            var result: [NetlinkMessage] = []
             var interrupted = false
             receiving: while true {
                 for message in try receive(operation) where message.sequence == sequence {
@@ -70,11 +81,12 @@ import SystemPackage
                         // A dump that could not be finished says so at its end.
                         if let error = message.error(operation) { throw error }
                         break receiving
-                    default: result.append(message)
+                    default: body(message)
                     }
                 }
             }
-            if !interrupted { return result }
+            if !interrupted { return }
+            restart()
         }
         throw KernelError(
             operation, .resourceTemporarilyUnavailable, detail: "the table changes faster than it can be read")
@@ -127,6 +139,8 @@ import SystemPackage
         var descriptor = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
         return unsafe poll(&descriptor, 1, milliseconds) > 0
     }
+
+    var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }
 
     /// Takes what has come already and is not to be looked at.
     public func discardPending() {
@@ -308,22 +322,29 @@ public struct NetlinkMessage: Sendable {
     func attributes(after size: Int) -> Attributes { Attributes(payload.dropFirst((size + 3) & ~3)) }
 }
 
+/// Attributes in their order, for those who look at each once.
+struct AttributeSequence: Sequence, IteratorProtocol {
+    private var rest: ArraySlice<UInt8>
+
+    init(_ bytes: ArraySlice<UInt8>) { rest = bytes }
+
+    mutating func next() -> (type: Int, value: ArraySlice<UInt8>)? {
+        guard let length = rest.load(UInt16.self, at: 0), length >= 4, Int(length) <= rest.count,
+            let type = rest.load(UInt16.self, at: 2)
+        else { return nil }
+        let value = rest[(rest.startIndex + 4)..<(rest.startIndex + Int(length))]
+        rest = rest.dropFirst((Int(length) + 3) & ~3)
+        return (Int(type) & attributeTypeMask, value)
+    }
+}
+
 /// Attributes by type, the last one of a type winning. Unknown ones are kept.
 struct Attributes {
-    private var values: [(type: UInt16, value: ArraySlice<UInt8>)] = []
+    private let values: [(type: Int, value: ArraySlice<UInt8>)]
 
-    init(_ bytes: ArraySlice<UInt8>) {
-        var rest = bytes
-        while let length = rest.load(UInt16.self, at: 0), length >= 4, Int(length) <= rest.count,
-            let type = rest.load(UInt16.self, at: 2)
-        {
-            let value = rest[(rest.startIndex + 4)..<(rest.startIndex + Int(length))]
-            values.append((type & UInt16(attributeTypeMask), value))
-            rest = rest.dropFirst((Int(length) + 3) & ~3)
-        }
-    }
+    init(_ bytes: ArraySlice<UInt8>) { values = Array(AttributeSequence(bytes)) }
 
-    subscript(_ type: Int) -> ArraySlice<UInt8>? { values.last { Int($0.type) == type }?.value }
+    subscript(_ type: Int) -> ArraySlice<UInt8>? { values.last { $0.type == type }?.value }
     func integer<T: FixedWidthInteger>(_ type: Int, _: T.Type = T.self) -> T? { self[type]?.load(T.self, at: 0) }
     func nested(_ type: Int) -> Attributes? { self[type].map(Attributes.init) }
 
@@ -349,6 +370,19 @@ extension ArraySlice<UInt8> {
             #endif
         }
         return value
+    }
+}
+
+extension IPAddress {
+    /// 4 or 16 octets in network order; otherwise nil.
+    init?(octets: ArraySlice<UInt8>) {
+        if octets.count == 4, let value = octets.load(UInt32.self, at: 0) {
+            self = .v4(IPv4Address(UInt32(bigEndian: value)))
+        } else if octets.count == 16, let value = octets.load(UInt128.self, at: 0) {
+            self = .v6(IPv6Address(UInt128(bigEndian: value)))
+        } else {
+            return nil
+        }
     }
 }
 
