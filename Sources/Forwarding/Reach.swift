@@ -15,6 +15,13 @@ extension Snapshot {
         return number != 0 && targets.indices.contains(Int(number)) ? targets[Int(number)] : nil
     }
 
+    /// The next hops of the target with this number; empty: what goes there is the kernel's.
+    public func adjacencies(ofTarget number: Int) -> ArraySlice<Adjacency> {
+        guard targets.indices.contains(number), case .forward(let first, let count) = targets[number] else { return [] }
+        let range = Int(first)..<Int(first) + Int(count)
+        return adjacencies.indices.contains(range.upperBound - 1) ? adjacencies[range] : []
+    }
+
     /// The next hops to this address, all with known MAC addresses; empty: it is the kernel's to send there.
     public func adjacencies(to address: IPAddress) -> ArraySlice<Adjacency> {
         guard case .forward(let first, let count) = target(of: address) else { return [] }

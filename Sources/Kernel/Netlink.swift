@@ -140,8 +140,6 @@ import SystemPackage
         return unsafe poll(&descriptor, 1, milliseconds) > 0
     }
 
-    var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }
-
     /// Takes what has come already and is not to be looked at.
     public func discardPending() {
         var buffer = [UInt8](repeating: 0, count: 64 << 10)

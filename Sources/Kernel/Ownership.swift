@@ -18,16 +18,21 @@ import SystemPackage
             self.vlan = vlan
             self.mtu = mtu
         }
+
+        public static let kernel = Destination(vlan: nil, mtu: 0)
     }
 
-    /// Everything by which the programs decide.
+    /// Everything by which the programs decide, but for the prefixes.
     public struct Contents: Sendable {
         /// VLANs whose frames may be a worker's.
         public var ingress: Set<VLANID> = []
         /// Looked at first.
         public var hosts: [IPAddress: Destination] = [:]
-        /// The longest that matches.
-        public var prefixes: [IPPrefix: Destination] = [:]
+        /// By the numbers that prefixes have; number 0 is the kernel's.
+        public var targets: [Destination] = []
+
+        /// Whether any prefix leads to what is not the kernel's.
+        fileprivate var usesPrefixes: Bool { targets.contains { $0.vlan != nil } }
 
         public init() {}
     }
@@ -37,10 +42,14 @@ import SystemPackage
     /// Ends the program's place on the trunk when it is closed; nil: a filter of clsact.
     private var link: FileDescriptor? = nil
     private var contents = Contents()
+    /// Prefixes that are blocked until `grant`.
+    private var changed: [(IPPrefix, UInt32)] = []
     private let longestFrame: UInt32
 
     public static let takenName = "frame_taken"
     public static let mostWorkers = 64
+    /// Of targets that prefixes can lead to; what leads to a later one is the kernel's.
+    private static let mostTargets = 1 << 16
     /// Octets from one worker's heartbeat to the next one's.
     public static let heartbeatStride = 64
 
@@ -160,32 +169,37 @@ import SystemPackage
     // MARK: What is owned
 
     /// Takes away first what is not to be owned any more.
-    public mutating func withdraw(notIn wanted: Contents) throws(KernelError) {
+    ///
+    /// - Parameter prefixes: those that have changed since the last time, with the numbers of their targets; 0: gone.
+    public mutating func withdraw(
+        notIn wanted: Contents, prefixes: [(IPPrefix, UInt32)] = []
+    ) throws(KernelError) {
         for vlan in contents.ingress.subtracting(wanted.ingress) { try setIngress(vlan, false) }
         contents.ingress.formIntersection(wanted.ingress)
         for (address, destination) in contents.hosts where wanted.hosts[address] != destination {
             try deleteHost(address)
             contents.hosts[address] = nil
         }
-        // A prefix that changes is blocked rather than deleted: a shorter one would take its place.
-        for (prefix, destination) in contents.prefixes where wanted.prefixes[prefix] != destination {
-            guard destination.vlan != nil else { continue }
-            let blocked = Destination(vlan: nil, mtu: 0)
-            try setPrefix(prefix, blocked)
-            contents.prefixes[prefix] = blocked
+        for number in contents.targets.indices where number >= wanted.targets.count || wanted.targets[number] != contents.targets[number] {
+            guard contents.targets[number].vlan != nil else { continue }
+            contents.targets[number] = .kernel
+            try setTarget(number, .kernel)
         }
-        for (prefix, destination) in wanted.prefixes where destination.vlan == nil && contents.prefixes[prefix] == nil {
-            try setPrefix(prefix, destination)
-            contents.prefixes[prefix] = destination
-        }
+        // The kernel's, until the workers know the new way; deleted, a shorter prefix would take its place.
+        for (prefix, _) in prefixes { try setPrefix(prefix, 0) }
+        changed += prefixes
     }
 
     /// Then gives what is new, once the workers know it too.
     public mutating func grant(_ wanted: Contents) throws(KernelError) {
-        for (prefix, destination) in wanted.prefixes where contents.prefixes[prefix] != destination {
-            try setPrefix(prefix, destination)
+        for number in wanted.targets.indices.dropFirst() where number < Self.mostTargets {
+            guard number >= contents.targets.count || contents.targets[number] != wanted.targets[number] else { continue }
+            try setTarget(number, wanted.targets[number])
         }
-        for prefix in contents.prefixes.keys where wanted.prefixes[prefix] == nil { try deletePrefix(prefix) }
+        for (prefix, number) in changed {
+            if number == 0 { try deletePrefix(prefix) } else if number < Self.mostTargets { try setPrefix(prefix, number) }
+        }
+        changed = []
         for (address, destination) in wanted.hosts where contents.hosts[address] != destination {
             try setHost(address, destination)
         }
@@ -199,7 +213,7 @@ import SystemPackage
 
     private func setControl() throws(KernelError) {
         let value =
-            longestFrame.nativeBytes + UInt32(contents.prefixes.isEmpty ? 0 : 1).nativeBytes
+            longestFrame.nativeBytes + UInt32(contents.usesPrefixes ? 1 : 0).nativeBytes
         try set("own_control", UInt32(0).nativeBytes, value)
     }
 
@@ -215,8 +229,12 @@ import SystemPackage
         try delete(address.isV4 ? "own_hosts4" : "own_hosts6", address.octets)
     }
 
-    private func setPrefix(_ prefix: IPPrefix, _ destination: Destination) throws(KernelError) {
-        try set(prefix.family == .v4 ? "own_prefixes4" : "own_prefixes6", key(prefix), value(destination))
+    private func setPrefix(_ prefix: IPPrefix, _ number: UInt32) throws(KernelError) {
+        try set(prefix.family == .v4 ? "own_prefixes4" : "own_prefixes6", key(prefix), number.nativeBytes)
+    }
+
+    private func setTarget(_ number: Int, _ destination: Destination) throws(KernelError) {
+        try set("own_targets", UInt32(number).nativeBytes, value(destination))
     }
 
     private func deletePrefix(_ prefix: IPPrefix) throws(KernelError) {

@@ -67,13 +67,13 @@ public enum FastPath {
         }
         let mtu = Int(trunk.mtu)
         // First the events, then the look: what changes in between is an event.
-        let events = try ChangeEvents()
+        let events = try PolicyEvents()
         var ownership = try Ownership(workers: count, longestFrame: PacketSocket.longestFrame(mtu: mtu))
         let heartbeats = try Mapping(
             ownership.heartbeats, count: Ownership.mostWorkers * Ownership.heartbeatStride)
         let counters = try CounterFile(creating: file.countersPath, workers: count)
-        let mirror = Mirror()
-        let publication = Publication(mirror.nothing)
+        var mirror = try Mirror()
+        let publication = Publication(Snapshot(World()))
         var workers: [Worker] = []
         defer { for worker in workers { worker.stop() } }
         let processors = ThisProcess.processors
@@ -93,7 +93,7 @@ public enum FastPath {
 
         func publish(_ view: Mirror.View) throws(KernelError) {
             // What a worker may not forward any more is taken from it before it forgets the way, and given after it knows it.
-            try ownership.withdraw(notIn: view.contents)
+            try ownership.withdraw(notIn: view.contents, prefixes: view.prefixes)
             let generation = publication.publish(view.snapshot)
             for _ in 0..<1000 where !workers.allSatisfy({ $0.hasSeen(generation) }) {
                 ThisProcess.sleep(milliseconds: 1)
@@ -103,8 +103,12 @@ public enum FastPath {
 
         var isReady = false
         var lastUse = ContinuousClock.now
+        var isOwning = false
+        var isPolicyKnown = false
         while Interruption.signal == nil, let state = try? file.load(), state.configuration.fastPath != nil {
-            guard let view = try mirror.look(state, requests) else { break }
+            if !isPolicyKnown { isOwning = try Obstacles.find(state, requests).isEmpty }
+            isPolicyKnown = true
+            guard let view = try mirror.look(state, isOwning: isOwning) else { break }
             try publish(view)
             if !isReady {
                 isReady = true
@@ -115,8 +119,10 @@ public enum FastPath {
             if ContinuousClock.now - lastUse > .seconds(1) {
                 lastUse = .now
                 try mirror.use(counters.takeUsed(), view.snapshot, requests)
+                // Not everything is announced: programs on hooks, rules of legacy iptables.
+                isPolicyKnown = false
             }
-            _ = events.wait(milliseconds: 1000)
+            if events.wait(milliseconds: 1000, other: mirror.descriptor) { isPolicyKnown = false }
         }
         // Nothing new for the workers; what they hold they send.
         try ownership.withdraw(notIn: Ownership.Contents())

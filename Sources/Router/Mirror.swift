@@ -3,174 +3,182 @@ import Firewall
 import Forwarding
 import Kernel
 import Packets
-import Routing
 import SystemPackage
 
 /// What the kernel knows, as the workers need it: the way of each packet, and which packets are theirs.
-struct Mirror {
+struct Mirror: ~Copyable {
+    private var monitor: KernelMonitor
+    private var builder = SnapshotBuilder(gateways: [])
+    private var basis = Basis()
+    /// Whether the filter has been told of prefixes: only where routes lead through routers in the VLANs.
+    private var hasPrefixes = false
+
     struct View {
         var snapshot: Snapshot
-        var contents = Ownership.Contents()
+        var contents: Ownership.Contents
+        /// Those that the filter is to be told of, with the numbers of their targets; 0: gone.
+        var prefixes: [(IPPrefix, UInt32)] = []
     }
 
-    /// Before the first look.
-    var nothing: Snapshot { Snapshot(World()) }
+    /// What all targets hang on. Where it changes, they are numbered anew.
+    private struct Basis: Hashable {
+        var gateways: [Snapshot.Gateway] = []
+        /// By the index of the gateway's interface.
+        var vlans: [UInt32: VLANID] = [:]
+        var families: Set<IPFamily> = []
+    }
 
+    /// So many targets, and they are numbered anew, without those that are no longer used.
+    private static let mostTargets = 1 << 16
+
+    init() throws(KernelError) { monitor = try KernelMonitor() }
+
+    /// Readable where something has changed.
+    var descriptor: Int32 { monitor.descriptor }
+
+    /// - Parameter isOwning: whether anything may be the workers'.
     /// - Returns: nil where the trunk has gone.
-    func look(_ state: State, _ socket: borrowing NetlinkSocket) throws(KernelError) -> View? {
-        let links = try socket.links()
-        guard links.contains(where: { $0.index == state.parentIndex }) else { return nil }
-        let world = World(
-            state, links: links, addresses: try socket.addresses(), neighbors: try socket.neighbors(),
-            routes: try socket.routes())
-        var view = View(snapshot: Snapshot(world))
-        guard try Self.obstacles(state).isEmpty else { return view }
-        view.contents = Ownership.Contents(world, view.snapshot)
+    mutating func look(_ state: State, isOwning: Bool) throws(KernelError) -> View? {
+        try monitor.update()
+        let changes = monitor.takeChanges()
+        guard monitor.tables.links[state.parentIndex] != nil else { return nil }
+        let now = Basis(state, monitor.tables)
+        var prefixes = changes.prefixes.map { ($0, set($0)) }
+        if now != basis || builder.targetCount > Self.mostTargets {
+            basis = now
+            builder = SnapshotBuilder(
+                gateways: now.gateways, denied: state.configuration.denied.map { ($0.from, $0.to) },
+                masquerades: state.configuration.masquerade.isBetweenVLANs, keepsPriority: state.driver == .ebpf)
+            prefixes = prefixes.filter { $0.1 == 0 } + setAll()
+            for key in monitor.tables.neighbors.keys { set(key) }
+        } else {
+            for key in changes.neighbors { set(key) }
+        }
+        let snapshot = builder.snapshot()
+        var view = View(snapshot: snapshot, contents: Ownership.Contents())
+        if isOwning { view.contents = contents(snapshot, state) }
+        if hasPrefixes {
+            view.prefixes = prefixes
+        } else if view.contents.targets.contains(where: { $0.vlan != nil }) {
+            hasPrefixes = true
+            view.prefixes = setAll()
+        }
         return view
     }
+
+    // MARK: From the kernel to the snapshot
+
+    private mutating func set(_ prefix: IPPrefix) -> UInt32 {
+        builder.setRoute(prefix, monitor.tables.decision(for: prefix).map { World.Route.Kind($0, basis.vlans) })
+    }
+
+    private mutating func setAll() -> [(IPPrefix, UInt32)] {
+        var all: [(IPPrefix, World.Route.Kind)] = []
+        for family in [IPFamily.v4, .v6] {
+            monitor.tables.forEachDecision(family) { all.append(($0, World.Route.Kind($1, basis.vlans))) }
+        }
+        var result: [(IPPrefix, UInt32)] = []
+        result.reserveCapacity(all.count)
+        for (prefix, kind) in all { result.append((prefix, builder.setRoute(prefix, kind))) }
+        return result
+    }
+
+    private mutating func set(_ key: Neighbor.Key) {
+        guard let vlan = basis.vlans[key.linkIndex] else { return }
+        let neighbor = monitor.tables.neighbors[key]
+        builder.setNeighbor(key.address, in: vlan, neighbor.flatMap { $0.isValid ? $0.macAddress : nil })
+    }
+
+    // MARK: From the snapshot to the filter
+
+    /// What the snapshot forwards for certain.
+    private func contents(_ snapshot: Snapshot, _ state: State) -> Ownership.Contents {
+        var contents = Ownership.Contents()
+        // As the rules have it: see Policy.untracked.
+        let vlans = Set(basis.gateways.map(\.vlan)).subtracting(state.configuration.denied.flatMap { [$0.from, $0.to] })
+        contents.ingress = vlans
+        for (address, target) in builder.hostTargets where basis.families.contains(address.family) {
+            let destination = Ownership.Destination(snapshot.adjacencies(ofTarget: Int(target)), vlans)
+            if destination.vlan != nil { contents.hosts[address] = destination }
+        }
+        contents.targets = (0..<builder.targetCount).map { number in
+            builder.isRoute(number) ? Ownership.Destination(snapshot.adjacencies(ofTarget: number), vlans) : .kernel
+        }
+        return contents
+    }
+
+    // MARK: From the workers to the kernel
 
     /// What a packet of the kernel's own does: a neighbour that is in use is asked from time to time whether it is still there.
     ///
     /// - Parameter adjacencies: numbers, modulo `CounterFile.mostAdjacencies`.
     func use(_ adjacencies: [Int], _ snapshot: Snapshot, _ socket: borrowing NetlinkSocket) throws(KernelError) {
-        guard !adjacencies.isEmpty else { return }
-        let numbers = adjacencies.flatMap {
-            stride(from: $0, to: snapshot.adjacencyCount, by: CounterFile.mostAdjacencies)
-        }
-        let used = Set(numbers.compactMap { snapshot.neighbor($0)?.address })
+        let links = Dictionary(basis.vlans.map { ($0.value, $0.key) }, uniquingKeysWith: { first, _ in first })
         var batch = NetlinkBatch()
-        for neighbor in try socket.neighbors() where neighbor.isStale && used.contains(neighbor.address) {
-            batch.useNeighbor(neighbor)
+        for first in adjacencies {
+            for number in stride(from: first, to: snapshot.adjacencyCount, by: CounterFile.mostAdjacencies) {
+                guard let neighbor = snapshot.neighbor(number), let link = links[neighbor.vlan] else { continue }
+                let key = Neighbor.Key(linkIndex: link, address: neighbor.address)
+                if monitor.tables.neighbors[key]?.isStale == true { batch.useNeighbor(key) }
+            }
         }
         // One may have gone in between.
         try socket.execute(batch, ignoring: [.noSuchFileOrDirectory])
     }
-
-    /// Why the workers forward nothing, in words; empty: they do.
-    static func obstacles(_ state: State) throws(KernelError) -> [String] {
-        let masquerade = state.configuration.masquerade
-        var reasons: [String] = []
-        if state.phase != .applied { reasons.append("a change is under way") }
-        if masquerade.isBetweenVLANs {
-            reasons.append("masquerade \(masquerade.rawValue): what passes between VLANs is translated")
-        }
-        if try Sysctl("net/ipv4/ip_forward").read() != "1", state.configuration.usesIPv4 {
-            reasons.append("the host does not forward (net.ipv4.ip_forward)")
-        }
-        for chain in try Nftables().baseChains() where chain.concernsForwarding {
-            reasons.append("the chain \(chain.family) \(chain.table) \(chain.name) has a say in what is forwarded")
-        }
-        return reasons
-    }
 }
 
-extension Nftables.BaseChain {
-    /// Whether this is somebody else's, and sees packets that pass.
-    fileprivate var concernsForwarding: Bool {
-        if family == .inet, table == Host.tableName { return false }
-        if ["input", "output"].contains(hook) || [.arp, .bridge].contains(family) { return false }
-        // Tools leave empty chains behind, which let everything pass.
-        return ruleCount > 0 || !acceptsByDefault
-    }
-}
-
-extension World {
-    fileprivate init(
-        _ state: State, links: [Link], addresses: [Address], neighbors: [Kernel.Neighbor], routes: [Kernel.Route]
-    ) {
+extension Mirror.Basis {
+    fileprivate init(_ state: State, _ tables: KernelTables) {
         let configuration = state.configuration
-        let named = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-        var vlans: [UInt32: VLANID] = [:]
-        var gateways: [Snapshot.Gateway] = []
-        let trunk = links.first { $0.index == state.parentIndex }
+        let named = Dictionary(tables.links.values.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        let trunk = tables.links[state.parentIndex]
         for vlan in configuration.vlans {
             // The filter knows the router's frames by the trunk's address.
             guard let link = named[configuration.interfaceName(vlan.id)], link.isUp, link.hasCarrier,
                 let mac = link.macAddress, mac == trunk?.macAddress
             else { continue }
             vlans[link.index] = vlan.id
+            // The stricter of the interface's own and that of all (ip-sysctl, rp_filter).
+            let checks = [NetworkSettings.Scope.link(link.index), .all].map {
+                tables.settings[.init(.v4, $0)]?.reversePathFilter ?? 0
+            }
             gateways.append(
                 Snapshot.Gateway(
-                    vlan: vlan.id, mac: mac, mtu: UInt16(clamping: link.mtu), sourceCheck: Self.sourceCheck(link.name)))
+                    vlan: vlan.id, mac: mac, mtu: UInt16(clamping: link.mtu),
+                    sourceCheck: Snapshot.SourceCheck(rawValue: UInt8(clamping: checks.max() ?? 0)) ?? .strict))
         }
-        self.init(
-            gateways: gateways,
-            neighbors: neighbors.compactMap { neighbor in
-                guard neighbor.isValid, let vlan = vlans[neighbor.linkIndex], let mac = neighbor.macAddress else {
-                    return nil
-                }
-                return World.Neighbor(neighbor.address, vlan: vlan, mac: mac)
-            },
-            routes: routes.map { route in
-                World.Route(
-                    route.destination,
-                    .unicast([NextHop(via: route.gateway, vlan: route.linkIndex.flatMap { vlans[$0] })]))
-            }
-                + addresses.flatMap { address in
-                    guard let vlan = vlans[address.linkIndex] else {
-                        let width = address.value.address.family.width
-                        return [World.Route(IPPrefix(address.value.address, length: width), .local)]
-                    }
-                    return World.Route.implied(by: address.value, in: vlan)
-                },
-            denied: configuration.denied.map { ($0.from, $0.to) },
-            masquerades: configuration.masquerade.isBetweenVLANs, keepsPriority: state.driver == .ebpf)
-    }
-
-    /// The stricter of the interface's own and that of all (ip-sysctl, rp_filter).
-    private static func sourceCheck(_ link: String) -> Snapshot.SourceCheck {
-        let values = [link, "all"].map { name in
-            ((try? Sysctl("net/ipv4/conf/\(name)/rp_filter").read()) ?? nil).flatMap(UInt8.init) ?? 0
+        for family in [IPFamily.v4, .v6] where tables.areRulesDefault(family) {
+            let scopes = vlans.keys.map { NetworkSettings.Scope.link($0) } + (family == .v6 ? [.all] : [])
+            if scopes.allSatisfy({ tables.settings[.init(family, $0)]?.forwarding == 1 }) { families.insert(family) }
         }
-        return Snapshot.SourceCheck(rawValue: values.max() ?? 0) ?? .strict
     }
 }
 
-extension Ownership.Contents {
-    /// What the snapshot forwards for certain.
-    fileprivate init(_ world: World, _ snapshot: Snapshot) {
-        self.init()
-        // As the rules have it: see Policy.untracked.
-        ingress = Set(world.gateways.map(\.vlan)).subtracting(world.denied.flatMap { [$0.0, $0.1] })
-        for neighbor in world.neighbors where ingress.contains(neighbor.vlan) {
-            if let destination = Ownership.Destination(neighbor.address, snapshot) {
-                hosts[neighbor.address] = destination
-            }
-        }
-        // Where no route leads through a router in a VLAN, the hosts are all that there is to look for.
-        let routes = world.effectiveRoutes
-        var ways: [IPPrefix: Ownership.Destination] = [:]
-        for route in routes {
-            guard let way = Ownership.Destination(route, snapshot), way.vlan.map(ingress.contains) ?? false else {
-                continue
-            }
-            ways[route.prefix] = way
-        }
-        guard !ways.isEmpty else { return }
-        for route in routes {
-            prefixes[route.prefix] = ways[route.prefix] ?? Ownership.Destination(vlan: nil, mtu: 0)
+extension World.Route.Kind {
+    fileprivate init(_ decision: RouteTables.Decision, _ vlans: [UInt32: VLANID]) {
+        switch decision {
+        case .forward(let hops, mtu: nil):
+            self = .unicast(
+                hops.map { World.NextHop(via: $0.gateway, vlan: vlans[$0.linkIndex], weight: Int($0.weight)) })
+        case .local: self = .local
+        case .refuse(.blackhole): self = .blackhole
+        case .refuse(.unreachable): self = .unreachable
+        case .refuse(.prohibit): self = .prohibited
+        // A route with an MTU of its own, too: only the kernel knows all of it.
+        case .refuse, .kernel, .forward: self = .other
         }
     }
 }
 
 extension Ownership.Destination {
-    /// nil: what goes to this host is the kernel's.
-    fileprivate init?(_ host: IPAddress, _ snapshot: Snapshot) {
-        let adjacencies = snapshot.adjacencies(to: host)
-        guard let first = adjacencies.first, adjacencies.allSatisfy({ $0.vlan == first.vlan }) else { return nil }
-        self.init(vlan: first.vlan, mtu: adjacencies.map(\.mtu).min() ?? 0)
-    }
-
-    /// nil: what goes this way is the kernel's. The filter knows one VLAN for each prefix.
-    fileprivate init?(_ route: World.Route, _ snapshot: Snapshot) {
-        guard case .unicast(let hops) = route.kind, let vlan = hops.first?.vlan else { return nil }
-        var mtu = UInt16.max
-        for hop in hops {
-            guard let via = hop.via, hop.vlan == vlan, let next = Self(via, snapshot), next.vlan == vlan else {
-                return nil
-            }
-            mtu = min(mtu, next.mtu)
+    /// The filter knows one VLAN for each destination.
+    fileprivate init(_ adjacencies: ArraySlice<Snapshot.Adjacency>, _ vlans: Set<VLANID>) {
+        guard let first = adjacencies.first, vlans.contains(first.vlan),
+            adjacencies.allSatisfy({ $0.vlan == first.vlan })
+        else {
+            self = .kernel
+            return
         }
-        self.init(vlan: vlan, mtu: mtu)
+        self.init(vlan: first.vlan, mtu: adjacencies.map(\.mtu).min() ?? 0)
     }
 }

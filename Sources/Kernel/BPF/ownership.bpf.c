@@ -87,7 +87,7 @@ struct {
     __uint(max_entries, 1 << 21);
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, struct prefix4);
-    __type(value, struct destination);
+    __type(value, __u32); // the number of a target
 } own_prefixes4 SEC(".maps");
 
 struct {
@@ -95,8 +95,16 @@ struct {
     __uint(max_entries, 1 << 21);
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __type(key, struct prefix6);
-    __type(value, struct destination);
+    __type(value, __u32);
 } own_prefixes6 SEC(".maps");
+
+// Where prefixes lead; number 0 is the kernel. A million routes lead to a few next hops, which come and go at once.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1 << 16);
+    __type(key, __u32);
+    __type(value, struct destination);
+} own_targets SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -189,7 +197,8 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
     struct destination *to = bpf_map_lookup_elem(&own_hosts4, &address);
     if (!to && control->has_prefixes) {
         struct prefix4 key = {.length = 32, .address = address};
-        to = bpf_map_lookup_elem(&own_prefixes4, &key);
+        __u32 *target = bpf_map_lookup_elem(&own_prefixes4, &key);
+        to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
     }
     if (!fits(to, vlan, bpf_ntohs(ip.tot_len)))
         return 0;
@@ -217,7 +226,8 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
     struct destination *to = bpf_map_lookup_elem(&own_hosts6, &ip.daddr);
     if (!to && control->has_prefixes) {
         struct prefix6 key = {.length = 128, .address = ip.daddr};
-        to = bpf_map_lookup_elem(&own_prefixes6, &key);
+        __u32 *target = bpf_map_lookup_elem(&own_prefixes6, &key);
+        to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
     }
     if (!fits(to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
         return 0;
