@@ -93,6 +93,8 @@ let package = Package(
         .testTarget(
             name: "RouterTests", dependencies: ["Router", "Kernel", "Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
-            name: "SystemTests", dependencies: ["Kernel", "Packets", "Router", "TestSupport"], swiftSettings: strict),
+            name: "SystemTests",
+            dependencies: ["Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport"],
+            swiftSettings: strict),
     ]
 )

@@ -80,16 +80,12 @@ extension Pipeline {
     @inline(never)
     private static func classifyMartian(_ source: UInt32, _ destination: UInt32) -> Verdict {
         let limitedBroadcast: UInt32 = 0xffff_ffff
-        func isMulticast(_ address: UInt32) -> Bool { address >> 28 == 0xe }
-        func isZero(_ address: UInt32) -> Bool { address >> 24 == 0 }
-
-        // 127/8 is for the router where route_localnet says so; class E has been like other addresses since Linux 2.6.25. A host
-        // without an address yet sends from 0.0.0.0 to 255.255.255.255.
-        if !isOrdinary(destination) && !isZero(destination) { return .punt(.specialDestination) }
-        if source == 0 && destination == 0 { return .punt(.specialDestination) }
-        if isMulticast(source) || source == limitedBroadcast || isZero(source) { return .drop(.sourceAddress) }
-        if isZero(destination) { return .drop(.destinationAddress) }
-        return .punt(.specialSource)
+        // 127/8 is for the router where route_localnet says so; Linux routes 0/8 except 0.0.0.0 (since 5.3), class E (since 2.6.25) and
+        // 169.254/16 like other addresses; a host without an address sends from 0.0.0.0 to 255.255.255.255.
+        if destination != 0 && !isOrdinary(destination) { return .punt(.specialDestination) }
+        if source | destination == 0 { return .punt(.specialDestination) }
+        if source == 0 || source == limitedBroadcast || source >> 28 == 0xe { return .drop(.sourceAddress) }
+        return destination == 0 ? .drop(.destinationAddress) : .punt(.specialSource)
     }
 
     // MARK: IPv6
@@ -100,10 +96,8 @@ extension Pipeline {
         guard packet.version == 6 else { return Classified(.drop(.ipVersion)) }
         let source = packet.source
         let destination = packet.destination
-        // RFC 4291 §2.5.3, §2.7; RFC 4038 §4.2 and Linux for addresses of IPv4 on the wire.
-        guard !source.isMulticast, !source.isLoopback, !source.isV4Mapped else {
-            return Classified(.drop(.sourceAddress))
-        }
+        // RFC 4291 §2.5.3, §2.7.
+        guard !source.isMulticast, !source.isLoopback else { return Classified(.drop(.sourceAddress)) }
         guard !destination.isLoopback else { return Classified(.drop(.destinationAddress)) }
         switch packet.nextHeader.rawValue {
         case IPProtocol.fragment.rawValue: return Classified(.punt(.fragment))
@@ -114,8 +108,11 @@ extension Pipeline {
         }
         let length = IPv6Header.length &+ packet.payloadLength
         guard length <= available else { return Classified(.drop(.ipTruncated)) }
-        // RFC 4291 §2.5.6: link-local addresses stay on their link, and Linux says so to the sender.
-        guard !source.isUnspecified, !source.isLinkLocal else { return Classified(.punt(.specialSource)) }
+        // RFC 4291 §2.5.6: link-local addresses stay on their link, and Linux says so to the sender. Addresses of IPv4 in IPv6's form
+        // should not be on the wire at all (RFC 4038 §4.2), but Linux forwards them.
+        guard !source.isUnspecified, !source.isLinkLocal, !source.isV4Mapped else {
+            return Classified(.punt(.specialSource))
+        }
         guard
             !destination.isMulticast, !destination.isLinkLocal, !destination.isUnspecified, !destination.isV4Mapped
         else { return Classified(.punt(.specialDestination)) }
