@@ -122,7 +122,7 @@ import Testing
             (files + ["--pcap-out", "/nowhere/out.pcap"] + router, "/nowhere/out.pcap: No such file or directory"),
             (files + ["--pcap-out", input.path] + router, "is the file that is read"),
             (files + ["--pcap-out", "-"] + router, "standard output is for what is printed"),
-            (router, "give a capture file with --pcap-in"),
+            (router, "give it with --pcap-in"),
             (["--explain", "--json"] + files + router, "give one of them"),
             (files, "no VLAN given"),
             (files + ["--vlan", "100=172.16.10.1/24"], "the router's MAC address is not given"),
