@@ -25,9 +25,8 @@ extension Pipeline {
 
     @inline(__always)
     static func classify(_ frame: EthernetView, _ tag: VLANTag, _ gateway: GatewayEntry) -> Verdict {
-        guard tag.isPresent, tag.vid != 0 else { return .punt(.untagged) }
-        guard tag.identifier == .vlan else { return .punt(.serviceTag) }
-        guard gateway.isPresent else { return .punt(.otherVLAN) }
+        guard tag.identifier == .vlan else { return tag.isPresent ? .punt(.serviceTag) : .punt(.untagged) }
+        guard gateway.isPresent else { return tag.vid == 0 ? .punt(.untagged) : .punt(.otherVLAN) }
         let destination = frame.destination
         // RFC 1812 §5.3.4: what came as a link-layer broadcast is not forwarded. It may well be for the router itself.
         guard !destination.isGroup else { return .punt(.groupDestination) }
