@@ -129,17 +129,11 @@ extension Pipeline {
     private static func classifySuperFrame(
         _ payload: Span<UInt8>, _ transport: IPProtocol, ipHeader: Int, _ length: Int, available: Int, _ gsoSize: UInt16
     ) -> Classified {
-        // Nothing pads a super-frame, and one of more than 64 KiB does not tell its length.
-        guard length == available else { return Classified(.punt(.superFrame)) }
-        var header = UDPHeader.length
-        if transport == .tcp {
-            guard let segment = TCPView(payload), segment.headerLength >= TCPHeader.length else {
-                return Classified(.punt(.superFrame))
-            }
-            header = segment.headerLength
-        } else if transport != .udp {
-            return Classified(.punt(.superFrame))
-        }
-        return Classified(length: length, largest: min(length, ipHeader &+ header &+ Int(gsoSize)))
+        // Nothing pads a super-frame, and one of more than 64 KiB does not tell its length. Of those that are not plainly TCP, tunnels
+        // among them, the size is that of something further inside.
+        guard length == available, transport == .tcp, let segment = TCPView(payload),
+            segment.headerLength >= TCPHeader.length
+        else { return Classified(.punt(.superFrame)) }
+        return Classified(length: length, largest: min(length, ipHeader &+ segment.headerLength &+ Int(gsoSize)))
     }
 }

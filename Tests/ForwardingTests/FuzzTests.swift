@@ -30,7 +30,7 @@ import Testing
                 tag.control = UInt16.random(in: 0 ... .max, using: &generator)
             }
             let metadata = FrameMetadata(
-                tag: tag, gsoSize: [0, 0, 0, 1, 536, 1448, .max].randomElement(using: &generator)!)
+                tag: tag, gsoSize: [0, 0, 0, 0, 0, 0, 1, 1448, .max].randomElement(using: &generator)!)
             let snapshot =
                 Bool.random(using: &generator)
                 ? TestWorld.snapshot : Self.snapshots.randomElement(using: &generator)!
@@ -44,8 +44,8 @@ import Testing
                 Issue.record("\(outcome.verdict.name) changed the frame \(before)")
             }
         }
-        // Most of what may happen did.
-        #expect(reached[.forward, default: 0] > 4000)
+        // Most of what may happen did, and often enough.
+        #expect(reached[.forward, default: 0] > 3000)
         #expect(reached.count > Verdict.allCases.count * 3 / 4)
     }
 
@@ -61,7 +61,8 @@ import Testing
             let targets: [Snapshot.Target] = (0..<Int.random(in: 0...4, using: &generator)).map { _ in
                 Bool.random(using: &generator)
                     ? .forward(first: number(&generator), count: number(&generator))
-                    : [.connected(vlans[1]), .local, .broadcast, .blackhole, .kernel].randomElement(using: &generator)!
+                    : [.connected(vlans[1]), .local, .broadcast, .blackhole, .otherInterface, .kernel].randomElement(
+                        using: &generator)!
             }
             let adjacencies = (0..<Int.random(in: 0...4, using: &generator)).map { index in
                 Snapshot.Adjacency(

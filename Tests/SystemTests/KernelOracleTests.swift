@@ -17,9 +17,9 @@ import Testing
         let host = try TestHost()
         try configure(host, check)
         var world = TestWorld.world
-        // Only the kernel knows which of several paths it takes.
+        // Which of several paths is taken only the kernel knows.
         world.routes.removeAll { route in
-            if case .unicast(let hops) = route.kind { hops.count > 1 } else { false }
+            if case .unicast(let hops) = route.kind { hops.count > 1 } else { route.kind == .other }
         }
         for index in world.gateways.indices { world.gateways[index].sourceCheck = check }
         world.keepsPriority = try !host.hasVLANDevices
@@ -80,8 +80,15 @@ import Testing
         }
         try host.sh(
             """
+            ip link add uplink type veth peer name far
+            ip link set far up
+            ip link set uplink up
             ip route add 10.9.0.0/16 via 172.16.20.2
+            ip route add 10.11.0.0/16 via 172.16.20.99
             ip route add blackhole 10.12.0.0/16
+            ip route add unreachable 10.13.0.0/16
+            ip route add prohibit 10.14.0.0/16
+            ip route add 10.16.0.0/16 dev uplink
             ip -6 route add fd00:9::/32 via fe80::2 dev enp0s8.200
             ip -6 route add blackhole fd00:12::/32
             for name in all default enp0s8.100 enp0s8.200 enp0s8.300; do
@@ -126,12 +133,14 @@ import Testing
 }
 
 extension TestFrame {
-    /// Another source or destination, for which Linux drops it.
+    /// Another source or destination, for which Linux drops it, always or as `rp_filter` is.
     fileprivate mutating func lead(toADropIn generator: inout SeededGenerator) {
         self = [
             .ipv4(from: "172.16.10.1"), .ipv4(from: "224.0.0.1"), .ipv4(from: "0.0.0.0"),
             .ipv4(from: "255.255.255.255"),
             .ipv4(to: "0.0.0.0"), .ipv4(to: "10.12.0.1"), .ipv4(from: "172.16.30.12"), .ipv4(from: "192.0.2.1"),
+            .ipv4(from: "10.11.0.1"), .ipv4(from: "10.12.0.1"), .ipv4(from: "10.13.0.1"), .ipv4(from: "10.14.0.1"),
+            .ipv4(from: "10.16.0.1"), .ipv4(from: "172.16.30.77"), .ipv4(from: "10.9.0.1"),
             .ipv6(to: "fd00:12::1"), .ipv6(from: "::1"), .ipv6(from: "ff02::1"), .ipv6(to: "::1"),
         ].randomElement(using: &generator)!
     }
