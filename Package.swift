@@ -85,7 +85,8 @@ let package = Package(
         ),
         .testTarget(name: "RoutingTests", dependencies: ["Routing", "Packets"], swiftSettings: strict),
         .testTarget(
-            name: "ForwardingTests", dependencies: ["Forwarding", "Packets", "Routing", "TestSupport"],
+            name: "ForwardingTests",
+            dependencies: ["Forwarding", "Packets", "Routing", "PacketIO", "Kernel", "TestSupport"],
             swiftSettings: strict),
         .testTarget(name: "FirewallTests", dependencies: ["Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
@@ -93,6 +94,8 @@ let package = Package(
         .testTarget(
             name: "RouterTests", dependencies: ["Router", "Kernel", "Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
-            name: "SystemTests", dependencies: ["Kernel", "Packets", "Router", "TestSupport"], swiftSettings: strict),
+            name: "SystemTests",
+            dependencies: ["Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport"],
+            swiftSettings: strict),
     ]
 )

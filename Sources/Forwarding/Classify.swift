@@ -25,9 +25,8 @@ extension Pipeline {
 
     @inline(__always)
     static func classify(_ frame: EthernetView, _ tag: VLANTag, _ gateway: GatewayEntry) -> Verdict {
-        guard tag.isPresent, tag.vid != 0 else { return .punt(.untagged) }
-        guard tag.identifier == .vlan else { return .punt(.serviceTag) }
-        guard gateway.isPresent else { return .punt(.otherVLAN) }
+        guard tag.identifier == .vlan else { return tag.isPresent ? .punt(.serviceTag) : .punt(.untagged) }
+        guard gateway.isPresent else { return tag.vid == 0 ? .punt(.untagged) : .punt(.otherVLAN) }
         let destination = frame.destination
         // RFC 1812 §5.3.4: what came as a link-layer broadcast is not forwarded. It may well be for the router itself.
         guard !destination.isGroup else { return .punt(.groupDestination) }
@@ -80,16 +79,12 @@ extension Pipeline {
     @inline(never)
     private static func classifyMartian(_ source: UInt32, _ destination: UInt32) -> Verdict {
         let limitedBroadcast: UInt32 = 0xffff_ffff
-        func isMulticast(_ address: UInt32) -> Bool { address >> 28 == 0xe }
-        func isZero(_ address: UInt32) -> Bool { address >> 24 == 0 }
-
-        // 127/8 is for the router where route_localnet says so; class E has been like other addresses since Linux 2.6.25. A host
-        // without an address yet sends from 0.0.0.0 to 255.255.255.255.
-        if !isOrdinary(destination) && !isZero(destination) { return .punt(.specialDestination) }
-        if source == 0 && destination == 0 { return .punt(.specialDestination) }
-        if isMulticast(source) || source == limitedBroadcast || isZero(source) { return .drop(.sourceAddress) }
-        if isZero(destination) { return .drop(.destinationAddress) }
-        return .punt(.specialSource)
+        // 127/8 is for the router where route_localnet says so; Linux routes 0/8 except 0.0.0.0 (since 5.3), class E (since 2.6.25) and
+        // 169.254/16 like other addresses; a host without an address sends from 0.0.0.0 to 255.255.255.255.
+        if destination != 0 && !isOrdinary(destination) { return .punt(.specialDestination) }
+        if source | destination == 0 { return .punt(.specialDestination) }
+        if source == 0 || source == limitedBroadcast || source >> 28 == 0xe { return .drop(.sourceAddress) }
+        return destination == 0 ? .drop(.destinationAddress) : .punt(.specialSource)
     }
 
     // MARK: IPv6
@@ -100,10 +95,8 @@ extension Pipeline {
         guard packet.version == 6 else { return Classified(.drop(.ipVersion)) }
         let source = packet.source
         let destination = packet.destination
-        // RFC 4291 §2.5.3, §2.7; RFC 4038 §4.2 and Linux for addresses of IPv4 on the wire.
-        guard !source.isMulticast, !source.isLoopback, !source.isV4Mapped else {
-            return Classified(.drop(.sourceAddress))
-        }
+        // RFC 4291 §2.5.3, §2.7.
+        guard !source.isMulticast, !source.isLoopback else { return Classified(.drop(.sourceAddress)) }
         guard !destination.isLoopback else { return Classified(.drop(.destinationAddress)) }
         switch packet.nextHeader.rawValue {
         case IPProtocol.fragment.rawValue: return Classified(.punt(.fragment))
@@ -114,8 +107,11 @@ extension Pipeline {
         }
         let length = IPv6Header.length &+ packet.payloadLength
         guard length <= available else { return Classified(.drop(.ipTruncated)) }
-        // RFC 4291 §2.5.6: link-local addresses stay on their link, and Linux says so to the sender.
-        guard !source.isUnspecified, !source.isLinkLocal else { return Classified(.punt(.specialSource)) }
+        // RFC 4291 §2.5.6: link-local addresses stay on their link, and Linux says so to the sender. Addresses of IPv4 in IPv6's form
+        // should not be on the wire at all (RFC 4038 §4.2), but Linux forwards them.
+        guard !source.isUnspecified, !source.isLinkLocal, !source.isV4Mapped else {
+            return Classified(.punt(.specialSource))
+        }
         guard
             !destination.isMulticast, !destination.isLinkLocal, !destination.isUnspecified, !destination.isV4Mapped
         else { return Classified(.punt(.specialDestination)) }
@@ -133,17 +129,11 @@ extension Pipeline {
     private static func classifySuperFrame(
         _ payload: Span<UInt8>, _ transport: IPProtocol, ipHeader: Int, _ length: Int, available: Int, _ gsoSize: UInt16
     ) -> Classified {
-        // Nothing pads a super-frame, and one of more than 64 KiB does not tell its length.
-        guard length == available else { return Classified(.punt(.superFrame)) }
-        var header = UDPHeader.length
-        if transport == .tcp {
-            guard let segment = TCPView(payload), segment.headerLength >= TCPHeader.length else {
-                return Classified(.punt(.superFrame))
-            }
-            header = segment.headerLength
-        } else if transport != .udp {
-            return Classified(.punt(.superFrame))
-        }
-        return Classified(length: length, largest: min(length, ipHeader &+ header &+ Int(gsoSize)))
+        // Nothing pads a super-frame, and one of more than 64 KiB does not tell its length. Of those that are not plainly TCP, tunnels
+        // among them, the size is that of something further inside.
+        guard length == available, transport == .tcp, let segment = TCPView(payload),
+            segment.headerLength >= TCPHeader.length
+        else { return Classified(.punt(.superFrame)) }
+        return Classified(length: length, largest: min(length, ipHeader &+ segment.headerLength &+ Int(gsoSize)))
     }
 }

@@ -48,6 +48,7 @@ extension Pipeline {
             return .drop(.sourceUnreachable)
         case .connected(let back):
             return check != .strict || back.rawValue == vlan ? .forward : .drop(.sourceUnreachable)
+        case .otherInterface: return check == .strict ? .drop(.sourceUnreachable) : .forward
         case .blackhole, .unreachable, .prohibited:
             return check == .none ? .forward : .drop(.sourceUnreachable)
         case .kernel: return check == .none ? .forward : .punt(.sourceUndecided)
@@ -98,7 +99,8 @@ extension Pipeline {
         case .blackhole: return Outcome(.drop(.blackhole))
         case .unreachable: return Outcome(.punt(.unreachable))
         case .prohibited: return Outcome(.punt(.prohibited))
-        case .kernel: return Outcome(.punt(.otherInterface))
+        case .otherInterface: return Outcome(.punt(.otherInterface))
+        case .kernel: return Outcome(.punt(.otherRoute))
         }
     }
 

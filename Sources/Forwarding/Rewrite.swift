@@ -17,11 +17,10 @@ extension Pipeline {
             return Outcome(.punt(.unknownTarget))
         }
         let adjacency = adjacencies[outcome.adjacency]
-        let isIPv4 = frame[start &- 1] == UInt8(truncatingIfNeeded: EtherType.ipv4.rawValue)
         frame.write(
             adjacency.destination, adjacency.source,
             VLANTag(adjacency.vlan, priority: tag.control & snapshot.priorityMask))
-        if isIPv4 {
+        if frame[start &- 1] == UInt8(truncatingIfNeeded: EtherType.ipv4.rawValue) {
             frame.decrementTimeToLive(ipv4At: start)
         } else {
             frame.decrementHopLimit(ipv6At: start)

@@ -70,7 +70,9 @@ public struct Snapshot: Sendable {
         case blackhole
         case unreachable
         case prohibited
-        /// Anything else, above all through interfaces that are not a VLAN's gateway.
+        /// To somewhere through interfaces that are not a VLAN's gateway.
+        case otherInterface
+        /// Anything else.
         case kernel
     }
 

@@ -114,6 +114,7 @@ public enum PuntReason: UInt8, CaseIterable, Hashable, Sendable, CustomStringCon
     case unreachable
     case prohibited
     case otherInterface
+    case otherRoute
     case sameVLAN
     case denied
     case masqueraded
@@ -142,7 +143,7 @@ public enum PuntReason: UInt8, CaseIterable, Hashable, Sendable, CustomStringCon
         case .specialDestination:
             ("special_destination", "the destination is an address with a meaning of its own, such as multicast")
         case .timeToLive: ("time_to_live", "the time to live ends here")
-        case .superFrame: ("super_frame", "it stands for several packets of an unknown size")
+        case .superFrame: ("super_frame", "it stands for several packets that are not plainly TCP")
         case .sourceUndecided: ("source_undecided", "only the kernel knows whether the source may come this way")
         case .noRoute: ("no_route", "there is no route to the destination")
         case .local: ("local", "it is for this router")
@@ -151,6 +152,7 @@ public enum PuntReason: UInt8, CaseIterable, Hashable, Sendable, CustomStringCon
         case .unreachable: ("unreachable", "the route says 'unreachable'")
         case .prohibited: ("prohibited", "the route says 'prohibit'")
         case .otherInterface: ("other_interface", "it leaves through an interface that is not a VLAN's gateway")
+        case .otherRoute: ("other_route", "the route is of a kind that only the kernel follows")
         case .sameVLAN: ("same_vlan", "it leaves into the VLAN that it came from, and a redirect may be due")
         case .denied: ("denied", "the firewall looks at what passes between these VLANs")
         case .masqueraded: ("masqueraded", "its source address is to be translated")

@@ -195,8 +195,10 @@ private struct Builder {
     }
 
     private mutating func target(of hops: [World.NextHop]) -> UInt32 {
-        guard let first = hops.first, let vlan = first.vlan, gateways[vlan] != nil else { return number(.kernel) }
-        guard hops.count == 1 else { return equalCost(hops) }
+        guard let first = hops.first else { return number(.kernel) }
+        func isOurs(_ hop: World.NextHop) -> Bool { hop.vlan.map { gateways[$0] != nil } ?? false }
+        guard hops.contains(where: isOurs) else { return number(.otherInterface) }
+        guard hops.count == 1, let vlan = first.vlan else { return equalCost(hops) }
         guard let via = first.via else { return link(vlan) }
         guard let adjacency = adjacency(to: via, in: vlan) else { return number(.connected(vlan)) }
         return number(.forward(first: adjacency, count: 1))

@@ -3,7 +3,7 @@ public enum Checksum {
     /// The checksum of `octets`, whose own checksum field is zero; of octets with their checksum in place it is 0 exactly if that is right.
     ///
     /// - Parameter sum: what else belongs to it, such as the sum of a pseudo-header.
-    @inlinable
+    @inlinable @inline(__always)
     public static func of(_ octets: Span<UInt8>, adding sum: UInt64 = 0) -> UInt16 {
         // 32-bit words do as well (RFC 1071 §2.B): 2³² words would be needed for an overflow.
         var sum = sum
@@ -22,7 +22,7 @@ public enum Checksum {
     }
 
     /// The 16-bit one's complement sum that `sum`, a plain sum of words, stands for.
-    @inlinable
+    @inlinable @inline(__always)
     public static func folded(_ sum: UInt64) -> UInt16 {
         var sum = (sum & 0xffff_ffff) &+ (sum >> 32)
         sum = (sum & 0xffff) &+ (sum >> 16)
@@ -32,7 +32,7 @@ public enum Checksum {
     }
 
     /// The checksum after the word `old`, which it covers, has become `new`: HC' = ~(~HC + ~m + m') (RFC 1624 §3, equation 3).
-    @inlinable
+    @inlinable @inline(__always)
     public static func updated(_ checksum: UInt16, from old: UInt16, to new: UInt16) -> UInt16 {
         var sum = UInt32(~checksum) &+ UInt32(~old) &+ UInt32(new)
         sum = (sum & 0xffff) &+ (sum >> 16)

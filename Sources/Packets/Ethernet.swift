@@ -2,29 +2,29 @@
 public struct EtherType: Hashable, Sendable {
     public var rawValue: UInt16
 
-    @inlinable
+    @inlinable @inline(__always)
     public init(_ rawValue: UInt16) { self.rawValue = rawValue }
-    @inlinable
+    @inlinable @inline(__always)
     public static func == (left: Self, right: Self) -> Bool { left.rawValue == right.rawValue }
 
-    @inlinable
+    @inlinable @inline(__always)
     public static var ipv4: EtherType { EtherType(0x0800) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var arp: EtherType { EtherType(0x0806) }
     /// IEEE 802.1Q, the customer's tag.
-    @inlinable
+    @inlinable @inline(__always)
     public static var vlan: EtherType { EtherType(0x8100) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var ipv6: EtherType { EtherType(0x86dd) }
     /// IEEE 802.1ad, the provider's tag.
-    @inlinable
+    @inlinable @inline(__always)
     public static var serviceVLAN: EtherType { EtherType(0x88a8) }
     /// What switches used for the provider's tag before 802.1ad.
-    @inlinable
+    @inlinable @inline(__always)
     public static var oldServiceVLAN: EtherType { EtherType(0x9100) }
 
     /// Whether a tag follows instead of a packet.
-    @inlinable
+    @inlinable @inline(__always)
     public var isTag: Bool { self == .vlan || self == .serviceVLAN || self == .oldServiceVLAN }
 }
 
@@ -42,6 +42,10 @@ public struct EtherType: Hashable, Sendable {
 ///     |           EtherType           |            Payload …          |
 public struct EthernetView: ~Escapable {
     @usableFromInline let octets: Span<UInt8>
+    // Each read at once, as in `IPv4View`: octets 0…7 and 8…11.
+    @usableFromInline let start: UInt64
+    @usableFromInline let middle: UInt32
+    public let type: EtherType
 
     /// nil: shorter than the header.
     @inlinable @inline(__always)
@@ -49,14 +53,15 @@ public struct EthernetView: ~Escapable {
     public init?(_ octets: Span<UInt8>) {
         guard octets.count >= EthernetHeader.length else { return nil }
         self.octets = octets
+        start = octets.uint64(at: 0)
+        middle = octets.uint32(at: 8)
+        type = EtherType(octets.uint16(at: 12))
     }
 
     @inlinable @inline(__always)
-    public var destination: MACAddress { MACAddress(octets.uint48(at: 0)) }
+    public var destination: MACAddress { MACAddress(start >> 16) }
     @inlinable @inline(__always)
-    public var source: MACAddress { MACAddress(octets.uint48(at: 6)) }
-    @inlinable
-    public var type: EtherType { EtherType(octets.uint16(at: 12)) }
+    public var source: MACAddress { MACAddress(start << 32 | UInt64(middle)) }
 
     /// What follows the header, padding included.
     @inlinable @inline(__always)
@@ -74,7 +79,7 @@ public struct EthernetHeader: Hashable, Sendable {
     public var type: EtherType
 
     /// Without tags, in octets.
-    @inlinable
+    @inlinable @inline(__always)
     public static var length: Int { 14 }
 
     public init(destination: MACAddress, source: MACAddress, tags: [VLANTag] = [], type: EtherType) {
@@ -98,9 +103,8 @@ extension MutableSpan<UInt8> {
     @_lifetime(self: copy self)
     public mutating func write(_ destination: MACAddress, _ source: MACAddress, _ tag: VLANTag) {
         guard count >= 16 else { return }
-        write(uint48: destination.rawValue, at: 0)
-        write(uint48: source.rawValue, at: 6)
-        write(uint16: tag.identifier.rawValue, at: 12)
-        write(uint16: tag.control, at: 14)
+        write(uint64: destination.rawValue << 16 | source.rawValue >> 32, at: 0)
+        write(uint32: UInt32(truncatingIfNeeded: source.rawValue), at: 8)
+        write(uint32: UInt32(tag.identifier.rawValue) << 16 | UInt32(tag.control), at: 12)
     }
 }

@@ -2,29 +2,29 @@
 public struct IPProtocol: Hashable, Sendable {
     public var rawValue: UInt8
 
-    @inlinable
+    @inlinable @inline(__always)
     public init(_ rawValue: UInt8) { self.rawValue = rawValue }
-    @inlinable
+    @inlinable @inline(__always)
     public static func == (left: Self, right: Self) -> Bool { left.rawValue == right.rawValue }
 
-    @inlinable
+    @inlinable @inline(__always)
     public static var icmp: IPProtocol { IPProtocol(1) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var tcp: IPProtocol { IPProtocol(6) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var udp: IPProtocol { IPProtocol(17) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var icmpv6: IPProtocol { IPProtocol(58) }
 
     /// The extension headers of RFC 8200 §4, and the authentication header of RFC 4302.
-    @inlinable
+    @inlinable @inline(__always)
     public static var hopByHop: IPProtocol { IPProtocol(0) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var routing: IPProtocol { IPProtocol(43) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var fragment: IPProtocol { IPProtocol(44) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var authentication: IPProtocol { IPProtocol(51) }
-    @inlinable
+    @inlinable @inline(__always)
     public static var destinationOptions: IPProtocol { IPProtocol(60) }
 }

@@ -16,6 +16,8 @@
 ///     |                           Options …                           |
 public struct IPv4View: ~Escapable {
     @usableFromInline let octets: Span<UInt8>
+    // The header's five lines, each read with one instruction: octets that are read once more would keep the compiler from that.
+    @usableFromInline let line0, line1, line2, line3, line4: UInt32
 
     /// nil: shorter than the fixed header.
     @inlinable @inline(__always)
@@ -23,42 +25,45 @@ public struct IPv4View: ~Escapable {
     public init?(_ octets: Span<UInt8>) {
         guard octets.count >= IPv4Header.length else { return nil }
         self.octets = octets
+        line0 = octets.uint32(at: 0)
+        line1 = octets.uint32(at: 4)
+        line2 = octets.uint32(at: 8)
+        line3 = octets.uint32(at: 12)
+        line4 = octets.uint32(at: 16)
     }
 
-    @inlinable
-    public var version: UInt8 { octets[0] >> 4 }
+    @inlinable @inline(__always)
+    public var version: UInt8 { UInt8(truncatingIfNeeded: line0 >> 28) }
     /// IHL, in octets: 0…60. Less than 20 is an error.
-    @inlinable
-    public var headerLength: Int { Int(octets[0] & 0x0f) &* 4 }
-    @inlinable
-    public var typeOfService: UInt8 { octets[1] }
+    @inlinable @inline(__always)
+    public var headerLength: Int { Int(line0 >> 24 & 0x0f) &* 4 }
+    @inlinable @inline(__always)
+    public var typeOfService: UInt8 { UInt8(truncatingIfNeeded: line0 >> 16) }
     /// Of header and payload, in octets.
-    @inlinable
-    public var totalLength: Int { Int(octets.uint16(at: 2)) }
-    @inlinable
-    public var identification: UInt16 { octets.uint16(at: 4) }
-    @inlinable
-    public var dontFragment: Bool { octets[6] & 0x40 != 0 }
+    @inlinable @inline(__always)
+    public var totalLength: Int { Int(line0 & 0xffff) }
+    @inlinable @inline(__always)
+    public var identification: UInt16 { UInt16(truncatingIfNeeded: line1 >> 16) }
+    @inlinable @inline(__always)
+    public var dontFragment: Bool { line1 & 0x4000 != 0 }
     /// Whether it is a part of a packet: more fragments follow, or the offset is not 0.
-    @inlinable
-    public var isFragment: Bool { octets.uint16(at: 6) & 0x3fff != 0 }
-    @inlinable
-    public var timeToLive: UInt8 { octets[IPv4Header.timeToLiveOffset] }
-    @inlinable
-    public var transport: IPProtocol { IPProtocol(octets[9]) }
-    @inlinable
-    public var checksum: UInt16 { octets.uint16(at: IPv4Header.checksumOffset) }
     @inlinable @inline(__always)
-    public var source: IPv4Address { IPv4Address(octets.uint32(at: 12)) }
+    public var isFragment: Bool { line1 & 0x3fff != 0 }
     @inlinable @inline(__always)
-    public var destination: IPv4Address { IPv4Address(octets.uint32(at: 16)) }
+    public var timeToLive: UInt8 { UInt8(truncatingIfNeeded: line2 >> 24) }
+    @inlinable @inline(__always)
+    public var transport: IPProtocol { IPProtocol(UInt8(truncatingIfNeeded: line2 >> 16)) }
+    @inlinable @inline(__always)
+    public var checksum: UInt16 { UInt16(truncatingIfNeeded: line2) }
+    @inlinable @inline(__always)
+    public var source: IPv4Address { IPv4Address(line3) }
+    @inlinable @inline(__always)
+    public var destination: IPv4Address { IPv4Address(line4) }
 
     /// Whether the checksum of a header without options is right.
     @inlinable @inline(__always)
     public var hasValidChecksum: Bool {
-        let sum =
-            UInt64(octets.uint32(at: 0)) &+ UInt64(octets.uint32(at: 4)) &+ UInt64(octets.uint32(at: 8))
-            &+ UInt64(octets.uint32(at: 12)) &+ UInt64(octets.uint32(at: 16))
+        let sum = UInt64(line0) &+ UInt64(line1) &+ UInt64(line2) &+ UInt64(line3) &+ UInt64(line4)
         return Checksum.folded(sum) == 0xffff
     }
 
@@ -81,11 +86,11 @@ public struct IPv4Header: Hashable, Sendable {
     public var fragmentation: UInt16
 
     /// Without options, in octets.
-    @inlinable
+    @inlinable @inline(__always)
     public static var length: Int { 20 }
-    @inlinable
+    @inlinable @inline(__always)
     static var timeToLiveOffset: Int { 8 }
-    @inlinable
+    @inlinable @inline(__always)
     static var checksumOffset: Int { 10 }
 
     public static let dontFragment: UInt16 = 0x4000
@@ -128,12 +133,9 @@ extension MutableSpan<UInt8> {
     @_lifetime(self: copy self)
     public mutating func decrementTimeToLive(ipv4At start: Int) {
         guard start >= 0, start <= count &- IPv4Header.length else { return }
-        // The time to live is the first octet of a word that the checksum covers.
-        let word = uint16(at: start &+ IPv4Header.timeToLiveOffset)
-        let checksum = uint16(at: start &+ IPv4Header.checksumOffset)
-        write(uint16: word &- 0x0100, at: start &+ IPv4Header.timeToLiveOffset)
-        write(
-            uint16: Checksum.updated(checksum, from: word, to: word &- 0x0100),
-            at: start &+ IPv4Header.checksumOffset)
+        // Time to live, protocol, checksum. The checksum changes as if a word of its own went from 0100 to 0.
+        let line = uint32(at: start &+ IPv4Header.timeToLiveOffset)
+        let checksum = Checksum.updated(UInt16(truncatingIfNeeded: line), from: 0x0100, to: 0)
+        write(uint32: (line &- 0x0100_0000) & 0xffff_0000 | UInt32(checksum), at: start &+ IPv4Header.timeToLiveOffset)
     }
 }

@@ -17,6 +17,10 @@
 ///     +---------------------------------------------------------------+
 public struct IPv6View: ~Escapable {
     @usableFromInline let octets: Span<UInt8>
+    // Each read at once, as in `IPv4View`.
+    @usableFromInline let start: UInt64
+    public let source: IPv6Halves
+    public let destination: IPv6Halves
 
     /// nil: shorter than the fixed header.
     @inlinable @inline(__always)
@@ -24,25 +28,24 @@ public struct IPv6View: ~Escapable {
     public init?(_ octets: Span<UInt8>) {
         guard octets.count >= IPv6Header.length else { return nil }
         self.octets = octets
+        start = octets.uint64(at: 0)
+        source = IPv6Halves(high: octets.uint64(at: 8), low: octets.uint64(at: 16))
+        destination = IPv6Halves(high: octets.uint64(at: 24), low: octets.uint64(at: 32))
     }
 
-    @inlinable
-    public var version: UInt8 { octets[0] >> 4 }
-    @inlinable
-    public var trafficClass: UInt8 { UInt8(truncatingIfNeeded: octets.uint16(at: 0) >> 4) }
-    @inlinable
-    public var flowLabel: UInt32 { octets.uint32(at: 0) & 0x000f_ffff }
+    @inlinable @inline(__always)
+    public var version: UInt8 { UInt8(truncatingIfNeeded: start >> 60) }
+    @inlinable @inline(__always)
+    public var trafficClass: UInt8 { UInt8(truncatingIfNeeded: start >> 52) }
+    @inlinable @inline(__always)
+    public var flowLabel: UInt32 { UInt32(truncatingIfNeeded: start >> 32) & 0x000f_ffff }
     /// Of what follows the fixed header, in octets.
     @inlinable @inline(__always)
-    public var payloadLength: Int { Int(octets.uint16(at: 4)) }
-    @inlinable
-    public var nextHeader: IPProtocol { IPProtocol(octets[6]) }
-    @inlinable
-    public var hopLimit: UInt8 { octets[IPv6Header.hopLimitOffset] }
+    public var payloadLength: Int { Int(start >> 16 & 0xffff) }
     @inlinable @inline(__always)
-    public var source: IPv6Halves { IPv6Halves(high: octets.uint64(at: 8), low: octets.uint64(at: 16)) }
+    public var nextHeader: IPProtocol { IPProtocol(UInt8(truncatingIfNeeded: start >> 8)) }
     @inlinable @inline(__always)
-    public var destination: IPv6Halves { IPv6Halves(high: octets.uint64(at: 24), low: octets.uint64(at: 32)) }
+    public var hopLimit: UInt8 { UInt8(truncatingIfNeeded: start) }
 
     /// What follows the fixed header, up to the payload length.
     @inlinable @inline(__always)
@@ -56,7 +59,7 @@ public struct IPv6Halves: Hashable, Sendable {
     public var high: UInt64
     public var low: UInt64
 
-    @inlinable
+    @inlinable @inline(__always)
     public init(high: UInt64, low: UInt64) {
         self.high = high
         self.low = low
@@ -65,19 +68,19 @@ public struct IPv6Halves: Hashable, Sendable {
     public var address: IPv6Address { IPv6Address(UInt128(high) << 64 | UInt128(low)) }
 
     /// ::
-    @inlinable
+    @inlinable @inline(__always)
     public var isUnspecified: Bool { high | low == 0 }
     /// ::1
-    @inlinable
+    @inlinable @inline(__always)
     public var isLoopback: Bool { high == 0 && low == 1 }
     /// ff00::/8
-    @inlinable
+    @inlinable @inline(__always)
     public var isMulticast: Bool { high >> 56 == 0xff }
     /// fe80::/10
-    @inlinable
+    @inlinable @inline(__always)
     public var isLinkLocal: Bool { high >> 54 == 0xfe80 >> 6 }
     /// ::ffff:0:0/96
-    @inlinable
+    @inlinable @inline(__always)
     public var isV4Mapped: Bool { high == 0 && low >> 32 == 0xffff }
 }
 
@@ -91,9 +94,9 @@ public struct IPv6Header: Hashable, Sendable {
     public var flowLabel: UInt32
 
     /// In octets.
-    @inlinable
+    @inlinable @inline(__always)
     public static var length: Int { 40 }
-    @inlinable
+    @inlinable @inline(__always)
     static var hopLimitOffset: Int { 7 }
 
     public init(

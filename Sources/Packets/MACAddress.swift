@@ -3,10 +3,10 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible {
     /// The six octets, the first one sent in bits 47…40.
     public let rawValue: UInt64
 
-    @inlinable
+    @inlinable @inline(__always)
     public init(_ rawValue: UInt64) { self.rawValue = rawValue & 0xffff_ffff_ffff }
 
-    @inlinable
+    @inlinable @inline(__always)
     public static func == (left: Self, right: Self) -> Bool { left.rawValue == right.rawValue }
 
     /// Exactly six octets in the order in which they are sent; otherwise nil.
@@ -29,7 +29,7 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// Broadcast or multicast: the first bit on the wire is set (IEEE 802-2014 §8.2.2).
-    @inlinable
+    @inlinable @inline(__always)
     public var isGroup: Bool { rawValue & 0x0100_0000_0000 != 0 }
 
     public var octets: [UInt8] { (0..<6).map { UInt8(truncatingIfNeeded: rawValue >> (40 - 8 * $0)) } }

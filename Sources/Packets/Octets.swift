@@ -31,24 +31,25 @@ extension Span<UInt8> {
 
 extension MutableSpan<UInt8> {
     @inlinable @inline(__always)
-    func uint16(at offset: Int) -> UInt16 { UInt16(self[offset]) << 8 | UInt16(self[offset &+ 1]) }
-
-    @inlinable @inline(__always)
-    @_lifetime(self: copy self)
-    mutating func write(uint16 value: UInt16, at offset: Int) {
-        self[offset] = UInt8(truncatingIfNeeded: value >> 8)
-        self[offset &+ 1] = UInt8(truncatingIfNeeded: value)
+    func uint32(at offset: Int) -> UInt32 {
+        UInt32(self[offset]) << 24 | UInt32(self[offset &+ 1]) << 16 | UInt32(self[offset &+ 2]) << 8
+            | UInt32(self[offset &+ 3])
     }
 
     @inlinable @inline(__always)
     @_lifetime(self: copy self)
-    mutating func write(uint48 value: UInt64, at offset: Int) {
-        self[offset] = UInt8(truncatingIfNeeded: value >> 40)
-        self[offset &+ 1] = UInt8(truncatingIfNeeded: value >> 32)
-        self[offset &+ 2] = UInt8(truncatingIfNeeded: value >> 24)
-        self[offset &+ 3] = UInt8(truncatingIfNeeded: value >> 16)
-        self[offset &+ 4] = UInt8(truncatingIfNeeded: value >> 8)
-        self[offset &+ 5] = UInt8(truncatingIfNeeded: value)
+    mutating func write(uint32 value: UInt32, at offset: Int) {
+        self[offset] = UInt8(truncatingIfNeeded: value >> 24)
+        self[offset &+ 1] = UInt8(truncatingIfNeeded: value >> 16)
+        self[offset &+ 2] = UInt8(truncatingIfNeeded: value >> 8)
+        self[offset &+ 3] = UInt8(truncatingIfNeeded: value)
+    }
+
+    @inlinable @inline(__always)
+    @_lifetime(self: copy self)
+    mutating func write(uint64 value: UInt64, at offset: Int) {
+        write(uint32: UInt32(truncatingIfNeeded: value >> 32), at: offset)
+        write(uint32: UInt32(truncatingIfNeeded: value), at: offset &+ 4)
     }
 }
 

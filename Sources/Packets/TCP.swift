@@ -30,7 +30,7 @@ public struct TCPView: ~Escapable {
     public var sequence: UInt32 { octets.uint32(at: 4) }
     public var acknowledgment: UInt32 { octets.uint32(at: 8) }
     /// Data offset, in octets: 0…60. Less than 20 is an error.
-    @inlinable
+    @inlinable @inline(__always)
     public var headerLength: Int { Int(octets[12] >> 4) &* 4 }
     public var flags: TCPHeader.Flags { TCPHeader.Flags(rawValue: octets[13]) }
     public var window: UInt16 { octets.uint16(at: 14) }
@@ -59,7 +59,7 @@ public struct TCPHeader: Hashable, Sendable {
     }
 
     /// Without options, in octets.
-    @inlinable
+    @inlinable @inline(__always)
     public static var length: Int { 20 }
 
     public init(

@@ -13,7 +13,7 @@ public struct VLANTag: Hashable, Sendable {
     /// PCP, D and VID.
     public var control: UInt16
 
-    @inlinable
+    @inlinable @inline(__always)
     public init(identifier: EtherType, control: UInt16) {
         self.identifier = identifier
         self.control = control
@@ -22,23 +22,23 @@ public struct VLANTag: Hashable, Sendable {
     /// A tag of IEEE 802.1Q.
     ///
     /// - Parameter priority: PCP and D, in bits 15…12.
-    @inlinable
+    @inlinable @inline(__always)
     public init(_ id: VLANID, priority: UInt16 = 0) {
         self.init(identifier: .vlan, control: priority & Self.priorityMask | id.rawValue)
     }
 
     /// The frame has no tag.
-    @inlinable
+    @inlinable @inline(__always)
     public static var none: VLANTag { VLANTag(identifier: EtherType(0), control: 0) }
 
     public static let length = 4
-    @inlinable
+    @inlinable @inline(__always)
     public static var priorityMask: UInt16 { 0xf000 }
 
-    @inlinable
+    @inlinable @inline(__always)
     public var isPresent: Bool { identifier.rawValue != 0 }
     /// 0…4095: also values that are no VLAN, see `VLANID`.
-    @inlinable
+    @inlinable @inline(__always)
     public var vid: UInt16 { control & 0x0fff }
 
     public var octets: [UInt8] {

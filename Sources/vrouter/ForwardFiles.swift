@@ -46,6 +46,10 @@ struct ForwardFiles: ParsableArguments {
     var isWanted: Bool { pcapIn != nil }
 
     func validate() throws {
+        guard isWanted || (pcapOut == nil && mac == nil && neighbors.isEmpty && routes.isEmpty && !explain && !json)
+        else {
+            throw ValidationError("these options are about a capture file: give it with --pcap-in FILE")
+        }
         guard pcapIn == nil || !explain || !json else {
             throw ValidationError("--explain is for people and --json for programs: give one of them")
         }

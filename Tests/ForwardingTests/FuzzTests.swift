@@ -6,14 +6,7 @@ import Testing
 
 /// Whatever comes, in whatever world: nothing stops the pipeline, and it changes what it may change or nothing.
 @Suite struct FuzzTests {
-    private static let frames: [TestFrame] =
-        [
-            .ipv4(), .ipv4(payload: .tcp(100)), .ipv4(payload: .echo(56)), .ipv4(to: "10.9.1.1"),
-            .ipv4(to: "10.10.1.1"),
-            .ipv4(vlan: 300, from: "172.16.30.12", to: "172.16.10.10"), .ipv4(payload: .tcp(1460)),
-            .ipv4(payload: .tcp(4000)), .ipv6(), .ipv6(payload: .tcp(100)), .ipv6(payload: .echo(56)),
-            .ipv6(to: "fd00:9::1"),
-        ] + VerdictTests.cases.map(\.frame)
+    private static let frames = TestFrame.samples + VerdictTests.cases.map(\.frame)
 
     private static let snapshots: [Snapshot] = [
         TestWorld.snapshot, TestWorld.checkingSources(.strict), TestWorld.checkingSources(.loose),
@@ -30,14 +23,14 @@ import Testing
             if round % 16 == 0 {
                 octets = generator.octets(Int.random(in: 0...100, using: &generator))
             } else {
-                mutate(&octets, &generator)
+                octets.mutate(packetAt: 18, using: &generator)
             }
             var tag = frame.tags.first ?? .none
             if Int.random(in: 0..<16, using: &generator) == 0 {
                 tag.control = UInt16.random(in: 0 ... .max, using: &generator)
             }
             let metadata = FrameMetadata(
-                tag: tag, gsoSize: [0, 0, 0, 1, 536, 1448, .max].randomElement(using: &generator)!)
+                tag: tag, gsoSize: [0, 0, 0, 0, 0, 0, 1, 1448, .max].randomElement(using: &generator)!)
             let snapshot =
                 Bool.random(using: &generator)
                 ? TestWorld.snapshot : Self.snapshots.randomElement(using: &generator)!
@@ -51,8 +44,8 @@ import Testing
                 Issue.record("\(outcome.verdict.name) changed the frame \(before)")
             }
         }
-        // Most of what may happen did.
-        #expect(reached[.forward, default: 0] > 4000)
+        // Most of what may happen did, and often enough.
+        #expect(reached[.forward, default: 0] > 3000)
         #expect(reached.count > Verdict.allCases.count * 3 / 4)
     }
 
@@ -68,7 +61,8 @@ import Testing
             let targets: [Snapshot.Target] = (0..<Int.random(in: 0...4, using: &generator)).map { _ in
                 Bool.random(using: &generator)
                     ? .forward(first: number(&generator), count: number(&generator))
-                    : [.connected(vlans[1]), .local, .broadcast, .blackhole, .kernel].randomElement(using: &generator)!
+                    : [.connected(vlans[1]), .local, .broadcast, .blackhole, .otherInterface, .kernel].randomElement(
+                        using: &generator)!
             }
             let adjacencies = (0..<Int.random(in: 0...4, using: &generator)).map { index in
                 Snapshot.Adjacency(
@@ -90,7 +84,7 @@ import Testing
             let snapshot = Snapshot(
                 gateways: gateways, adjacencies: adjacencies, targets: targets, routes: table.publish(),
                 denied: [(vlans[0], vlans[4]), (vlans[1], vlans[1])])
-            for frame in Self.frames.prefix(12) {
+            for frame in TestFrame.samples {
                 let (outcome, octets) = process(frame, in: snapshot)
                 reached.insert(outcome.verdict)
                 if outcome.verdict == .forward {
@@ -104,33 +98,6 @@ import Testing
     }
 
     // MARK: How
-
-    private func mutate(_ octets: inout [UInt8], _ generator: inout SeededGenerator) {
-        let packet = 18
-        for _ in 0..<Int.random(in: 0...2, using: &generator) {
-            switch Int.random(in: 0..<6, using: &generator) {
-            case 0:  // any bit
-                let index = octets.indices.randomElement(using: &generator)!
-                octets[index] ^= 1 << UInt8.random(in: 0..<8, using: &generator)
-            case 1:  // a header's octet
-                let index = packet + Int.random(in: 0..<40, using: &generator)
-                if index < octets.count { octets[index] = UInt8.random(in: 0...255, using: &generator) }
-            case 2:  // lengths and others with values at the edge
-                let index = packet + Int.random(in: 0..<20, using: &generator)
-                let edge: [UInt8] = [0, 1, 2, 0x3f, 0x40, 0x45, 0x7f, 0x80, 0xe0, 0xfe, 0xff]
-                if index < octets.count { octets[index] = edge.randomElement(using: &generator)! }
-            case 3: octets.removeLast(Int.random(in: 0...min(60, octets.count - 1), using: &generator))
-            case 4: octets += generator.octets(Int.random(in: 1...60, using: &generator))
-            default: break
-            }
-        }
-        // Otherwise nothing but the checksum would ever be found wrong.
-        if Int.random(in: 0..<8, using: &generator) > 0, octets.count >= packet,
-            octets[packet - 2...packet - 1] == [8, 0]
-        {
-            octets.repairChecksum(at: packet)
-        }
-    }
 
     /// A forwarded frame: what it was, what it may be, and what changed.
     private func check(_ before: [UInt8], _ octets: [UInt8], _ metadata: FrameMetadata, _ outcome: Outcome) {

@@ -4,6 +4,20 @@ import Routing
 import TestSupport
 import Testing
 
+/// Runs one frame: the outcome, and what is sent then, or the octets as they are afterwards.
+func process(
+    _ frame: TestFrame, gsoSize: UInt16 = 0, in snapshot: Snapshot = TestWorld.snapshot
+) -> (outcome: Outcome, octets: [UInt8]) {
+    var octets = frame.inRing
+    let outcome = process(&octets, FrameMetadata(tag: frame.tags.first ?? .none, gsoSize: gsoSize), snapshot)
+    return (outcome, outcome.verdict == .forward ? Array(octets.prefix(outcome.length)) : octets)
+}
+
+func process(_ octets: inout [UInt8], _ metadata: FrameMetadata, _ snapshot: Snapshot) -> Outcome {
+    var span = octets.mutableSpan
+    return Pipeline.process(&span, metadata, snapshot)
+}
+
 @Suite struct ForwardTests {
     private let next = MACAddress(0x02_00_00_00_02_11)
 
@@ -83,9 +97,6 @@ import Testing
         let withOptions = tcp.patched { $0[32] = 8 << 4 }
         #expect(process(withOptions, gsoSize: 1448, in: mtu(1500)).outcome.verdict == .forward)
         #expect(process(withOptions, gsoSize: 1448, in: mtu(1499)).outcome.verdict == .punt(.tooBig))
-        let udp = TestFrame.ipv4(payload: .udp(30_000))
-        #expect(process(udp, gsoSize: 1472, in: mtu(1500)).outcome.verdict == .forward)
-        #expect(process(udp, gsoSize: 1472, in: mtu(1499)).outcome.verdict == .punt(.tooBig))
         // One segment that happens to be marked.
         #expect(process(.ipv4(payload: .tcp(100)), gsoSize: 9000).outcome.verdict == .forward)
     }
@@ -161,7 +172,8 @@ import Testing
         Case(.punt(.timeToLive), "0", .ipv4(timeToLive: 0)),
         Case(.punt(.timeToLive), "hop limit 1", .ipv6(hopLimit: 1)),
         Case(.punt(.timeToLive), "hop limit 0", .ipv6(hopLimit: 0)),
-        Case(.punt(.superFrame), "neither TCP nor UDP", .ipv4(payload: .echo(3000)), gsoSize: 1448),
+        Case(.punt(.superFrame), "UDP, or a tunnel in UDP", .ipv4(payload: .udp(3000)), gsoSize: 1448),
+        Case(.punt(.superFrame), "neither TCP nor UDP", .ipv6(payload: .echo(3000)), gsoSize: 1448),
         Case(
             .punt(.superFrame), "more than 64 KiB", .ipv4(payload: .tcp(100)).patched { $0[2...3] = [0, 0] },
             gsoSize: 50),
@@ -175,9 +187,10 @@ import Testing
         // RFC 1812 §5.3.7 and ip_route_input_slow
         Case(.drop(.sourceAddress), "multicast", .ipv4(from: "224.0.0.1")),
         Case(.drop(.sourceAddress), "limited broadcast", .ipv4(from: "255.255.255.255")),
-        Case(.drop(.sourceAddress), "this network", .ipv4(from: "0.1.2.3")),
         Case(.drop(.sourceAddress), "this host", .ipv4(from: "0.0.0.0")),
-        Case(.drop(.destinationAddress), "this network", .ipv4(to: "0.1.2.3")),
+        Case(.drop(.destinationAddress), "this host", .ipv4(to: "0.0.0.0")),
+        Case(.punt(.specialSource), "this network", .ipv4(from: "0.1.2.3")),
+        Case(.punt(.specialDestination), "this network", .ipv4(to: "0.1.2.3")),
         Case(.punt(.specialDestination), "all zero", .ipv4(from: "0.0.0.0", to: "0.0.0.0")),
         Case(.punt(.specialDestination), "DHCP", .ipv4(from: "0.0.0.0", to: "255.255.255.255")),
         Case(.punt(.specialDestination), "limited broadcast", .ipv4(to: "255.255.255.255")),
@@ -191,7 +204,7 @@ import Testing
         // ip6_rcv_core and ip6_forward
         Case(.drop(.sourceAddress), "IPv6 multicast", .ipv6(from: "ff02::1")),
         Case(.drop(.sourceAddress), "IPv6 loopback", .ipv6(from: "::1")),
-        Case(.drop(.sourceAddress), "IPv4 in IPv6's form", .ipv6(from: "::ffff:172.16.10.10")),
+        Case(.punt(.specialSource), "IPv4 in IPv6's form", .ipv6(from: "::ffff:172.16.10.10")),
         Case(.drop(.destinationAddress), "IPv6 loopback", .ipv6(to: "::1")),
         Case(.punt(.specialSource), "unspecified", .ipv6(from: "::")),
         Case(.punt(.specialSource), "IPv6 link-local", .ipv6(from: "fe80::10")),
@@ -217,8 +230,11 @@ import Testing
             Case(.forward, "of another VLAN", .ipv4(from: "172.16.30.12"), in: loose),
             Case(.forward, "of this VLAN", .ipv4(from: "172.16.10.10"), in: strict),
             Case(.forward, "of this VLAN, not known", .ipv4(from: "172.16.10.77"), in: strict),
-            Case(.punt(.sourceUndecided), "of another interface", .ipv4(from: "10.16.0.1"), in: strict),
-            Case(.punt(.sourceUndecided), "of another interface", .ipv4(from: "10.16.0.1"), in: loose),
+            Case(.drop(.sourceUnreachable), "of another interface", .ipv4(from: "10.16.0.1"), in: strict),
+            Case(.forward, "of another interface", .ipv4(from: "10.16.0.1"), in: loose),
+            Case(.punt(.sourceUndecided), "of a route that nobody knows", .ipv4(from: "10.15.0.1"), in: strict),
+            Case(.punt(.sourceUndecided), "of a route that nobody knows", .ipv4(from: "10.15.0.1"), in: loose),
+            Case(.forward, "of a route that nobody knows", .ipv4(from: "10.15.0.1")),
             Case(.forward, "of another interface", .ipv4(from: "10.16.0.1")),
             Case(.forward, "behind a blackhole", .ipv4(from: "10.12.0.1")),
             Case(.drop(.sourceUnreachable), "behind a blackhole", .ipv4(from: "10.12.0.1"), in: loose),
@@ -245,7 +261,7 @@ import Testing
         Case(.drop(.blackhole), "IPv6", .ipv6(to: "fd00:12::1")),
         Case(.punt(.unreachable), "route", .ipv4(to: "10.13.0.1")),
         Case(.punt(.prohibited), "route", .ipv4(to: "10.14.0.1")),
-        Case(.punt(.otherInterface), "a kind of route that nobody knows", .ipv4(to: "10.15.0.1")),
+        Case(.punt(.otherRoute), "a kind of route that nobody knows", .ipv4(to: "10.15.0.1")),
         Case(.punt(.otherInterface), "uplink", .ipv4(to: "10.16.0.1")),
     ]
 
@@ -257,7 +273,9 @@ import Testing
         Case(.forward, "not denied", .ipv4(vlan: 300, from: "172.16.30.12", to: "172.16.10.10")),
         Case(.punt(.masqueraded), "IPv4", .ipv4(), in: TestWorld.changed { $0.masquerades = true }),
         Case(.forward, "IPv6 is not masqueraded", .ipv6(), in: TestWorld.changed { $0.masquerades = true }),
-        Case(.punt(.tooBig), "one octet more than in", .ipv4(payload: .udp(1473))),
+        Case(
+            .punt(.tooBig), "one octet more than in", .ipv4(payload: .udp(1473)),
+            in: TestWorld.changed { $0.gateways[1].mtu = 9000 }),
         Case(
             .punt(.tooBig), "one more than out", .ipv4(payload: .udp(1472)),
             in: TestWorld.changed { $0.gateways[1].mtu = 1499 }),
@@ -279,6 +297,27 @@ import Testing
         let result = process(expected.frame, gsoSize: expected.gsoSize, in: expected.snapshot)
         #expect(result.outcome.verdict == expected.verdict)
         if expected.verdict != .forward { #expect(result.octets == expected.frame.inRing, "no octet changes") }
+    }
+
+    /// Each of many denied pairs is found, in both directions, and no other.
+    @Test func manyDeniedPairs() {
+        let denied = stride(from: UInt16(2), to: 60, by: 3).map(TestWorld.vlan)
+        let snapshot = TestWorld.changed { world in
+            for id in UInt16(1)...60 {
+                world.gateways.append(Snapshot.Gateway(vlan: TestWorld.vlan(id), mac: TestWorld.mac))
+                let address = try! InterfaceAddress("10.100.\(id).1/24")
+                world.routes += World.Route.implied(by: address, in: TestWorld.vlan(id))
+                world.neighbors.append(TestWorld.neighbor("10.100.\(id).2", id, UInt64(id)))
+            }
+            world.denied = denied.shuffled().map { (TestWorld.vlan(100), $0) }
+        }
+        for id in UInt16(1)...60 {
+            let out = process(.ipv4(to: "10.100.\(id).2"), in: snapshot).outcome.verdict
+            let back = process(.ipv4(vlan: id, from: "10.100.\(id).2", to: "172.16.10.10"), in: snapshot).outcome
+                .verdict
+            let expected: Verdict = denied.contains(TestWorld.vlan(id)) ? .punt(.denied) : .forward
+            #expect(out == expected && back == expected, "VLAN \(id)")
+        }
     }
 
     @Test func shortFrames() {

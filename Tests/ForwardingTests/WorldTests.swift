@@ -62,7 +62,7 @@ import Testing
         let noGateway = World.Route(prefix("10.22.0.0/16"), .unicast([via("172.16.20.2", 999, 1)]))
         #expect(verdict("10.22.0.1") { $0.routes.append(noGateway) } == .punt(.otherInterface))
         let nowhere = World.Route(prefix("10.22.0.0/16"), .unicast([]))
-        #expect(verdict("10.22.0.1") { $0.routes.append(nowhere) } == .punt(.otherInterface))
+        #expect(verdict("10.22.0.1") { $0.routes.append(nowhere) } == .punt(.otherRoute))
     }
 
     @Test(arguments: [0, 0x0100_5e00_0001, 0xffff_ffff_ffff] as [UInt64])
@@ -83,7 +83,7 @@ import Testing
         ] {
             for hops in [[via("172.16.20.2", 200, 1), other], [other, via("172.16.20.2", 200, 1)]] {
                 let route = World.Route(prefix("10.23.0.0/16"), .unicast(hops))
-                #expect(verdict("10.23.0.1") { $0.routes.append(route) } == .punt(.otherInterface), "\(hops)")
+                #expect(verdict("10.23.0.1") { $0.routes.append(route) } == .punt(.otherRoute), "\(hops)")
             }
         }
     }
@@ -97,7 +97,7 @@ import Testing
         #expect(verdict("10.24.0.1") { $0.routes.append(route(256, 128)) } == .forward)
         #expect(verdict("10.24.0.1") { $0.routes.append(route(128, 128)) } == .forward)
         #expect(verdict("10.24.0.1") { $0.routes.append(route(255, 1)) } == .forward)
-        #expect(verdict("10.24.0.1") { $0.routes.append(route(255, 256)) } == .punt(.otherInterface))
+        #expect(verdict("10.24.0.1") { $0.routes.append(route(255, 256)) } == .punt(.otherRoute))
     }
 
     @Test func theRoutesOfAnAddress() throws {
@@ -169,7 +169,9 @@ import Testing
             case 1: kind = .broadcast
             case 2: kind = [.blackhole, .unreachable, .prohibited, .other].randomElement(using: &generator)!
             case 3...6: kind = .unicast([World.NextHop(via: nil, vlan: vlans.randomElement(using: &generator)!)])
-            case 7: kind = .unicast([World.NextHop(via: nil, vlan: nil)])
+            case 7:
+                let hops = [World.NextHop(via: nil, vlan: nil), World.NextHop(via: nil, vlan: vlans[1])]
+                kind = .unicast(Bool.random(using: &generator) ? [hops[0]] : hops)
             case let number:
                 kind = .unicast(
                     (0..<(number == 11 ? 2 : 1)).map { _ in
@@ -204,15 +206,15 @@ struct NaiveRouter {
         case .blackhole: return [(.drop(.blackhole), nil)]
         case .unreachable: return [(.punt(.unreachable), nil)]
         case .prohibited: return [(.punt(.prohibited), nil)]
-        case .other: return [(.punt(.otherInterface), nil)]
+        case .other: return [(.punt(.otherRoute), nil)]
         case .unicast(let hops):
+            if hops.allSatisfy({ $0.vlan == nil }) { return [(.punt(.otherInterface), nil)] }
             var neighbors: [World.Neighbor] = []
             for hop in hops {
-                guard let out = hop.vlan else { return [(.punt(.otherInterface), nil)] }
                 let address = hop.via ?? destination
                 // Of two entries for the same station the last counts.
-                guard let found = world.neighbors.last(where: { $0.address == address && $0.vlan == out }) else {
-                    return [(.punt(hops.count == 1 ? .unresolved : .otherInterface), nil)]
+                guard let found = world.neighbors.last(where: { $0.address == address && $0.vlan == hop.vlan }) else {
+                    return [(.punt(hops.count == 1 ? .unresolved : .otherRoute), nil)]
                 }
                 neighbors.append(found)
             }
@@ -239,13 +241,13 @@ struct NaiveRouter {
         case .blackhole, .unreachable, .prohibited: return failed
         case .other: return check == .none ? .forward : .punt(.sourceUndecided)
         case .unicast(let hops):
-            let unclear =
-                hops.contains { $0.vlan == nil }
-                || hops.count > 1
-                    && !hops.allSatisfy { hop in
-                        world.neighbors.contains { $0.address == hop.via && $0.vlan == hop.vlan }
-                    }
-            if unclear { return check == .none ? .forward : .punt(.sourceUndecided) }
+            if hops.allSatisfy({ $0.vlan == nil }) { return check == .strict ? failed : .forward }
+            let isClear =
+                hops.count == 1
+                || hops.allSatisfy { hop in
+                    world.neighbors.contains { $0.address == hop.via && $0.vlan == hop.vlan }
+                }
+            if !isClear { return check == .none ? .forward : .punt(.sourceUndecided) }
             return check != .strict || hops.contains { $0.vlan == vlan } ? .forward : failed
         }
     }

@@ -86,14 +86,3 @@ import Testing
         }
     }
 }
-
-/// Gone with the last reference.
-private final class TemporaryFile {
-    let path = "/tmp/vrouter-test-\(UInt32.random(in: 0 ... .max)).pcap"
-
-    init(_ content: String? = nil) {
-        if let content { _ = try? ChildProcess.run(["tee", path], input: content) }
-    }
-
-    deinit { _ = try? SmallFile.delete(path) }
-}

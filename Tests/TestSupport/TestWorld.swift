@@ -1,6 +1,5 @@
 import Forwarding
 import Packets
-import TestSupport
 
 /// A host in each of three VLANs, two routers in one of them, and every kind of route behind those.
 ///
@@ -8,19 +7,19 @@ import TestSupport
 ///     172.16.30.12 ── VLAN 300 ──╱   │           ├────── 172.16.20.2 ── 10.9.0.0/16, 10.10.0.0/16
 ///                                    │           └────── 172.16.20.3 ── 10.10.0.0/16
 ///                                 another interface ──────────────────── 10.16.0.0/16
-enum TestWorld {
-    static let mac = MACAddress(0x02_00_00_00_00_01)
+public enum TestWorld {
+    public static let mac = MACAddress(0x02_00_00_00_00_01)
 
-    static func vlan(_ id: UInt16) -> VLANID { VLANID(id)! }
-    static func prefix(_ text: String) -> IPPrefix { (try! InterfaceAddress(text)).prefix }
-    static func via(_ address: String, _ id: UInt16, weight: Int = 1) -> World.NextHop {
+    public static func vlan(_ id: UInt16) -> VLANID { VLANID(id)! }
+    public static func prefix(_ text: String) -> IPPrefix { (try! InterfaceAddress(text)).prefix }
+    public static func via(_ address: String, _ id: UInt16, weight: Int = 1) -> World.NextHop {
         World.NextHop(via: IPAddress(address)!, vlan: vlan(id), weight: weight)
     }
-    static func neighbor(_ address: String, _ id: UInt16, _ number: UInt64) -> World.Neighbor {
+    public static func neighbor(_ address: String, _ id: UInt16, _ number: UInt64) -> World.Neighbor {
         World.Neighbor(IPAddress(address)!, vlan: vlan(id), mac: MACAddress(0x02_00_00_00_02_00 | number))
     }
 
-    static let world: World = {
+    public static let world: World = {
         var world = World()
         world.gateways = [100, 200, 300].map { Snapshot.Gateway(vlan: vlan($0), mac: mac) }
         for (id, address) in [
@@ -52,38 +51,24 @@ enum TestWorld {
         return world
     }()
 
-    static let snapshot = Snapshot(world)
+    public static let snapshot = Snapshot(world)
 
-    static func changed(_ change: (inout World) -> Void) -> Snapshot {
+    public static func changed(_ change: (inout World) -> Void) -> Snapshot {
         var result = world
         change(&result)
         return Snapshot(result)
     }
 
-    static func checkingSources(_ check: Snapshot.SourceCheck) -> Snapshot {
+    public static func checkingSources(_ check: Snapshot.SourceCheck) -> Snapshot {
         changed { world in
             for index in world.gateways.indices { world.gateways[index].sourceCheck = check }
         }
     }
 }
 
-/// Runs one frame: the outcome, and what is sent then, or the octets as they are afterwards.
-func process(
-    _ frame: TestFrame, gsoSize: UInt16 = 0, in snapshot: Snapshot = TestWorld.snapshot
-) -> (outcome: Outcome, octets: [UInt8]) {
-    var octets = frame.inRing
-    let outcome = process(&octets, FrameMetadata(tag: frame.tags.first ?? .none, gsoSize: gsoSize), snapshot)
-    return (outcome, outcome.verdict == .forward ? Array(octets.prefix(outcome.length)) : octets)
-}
-
-func process(_ octets: inout [UInt8], _ metadata: FrameMetadata, _ snapshot: Snapshot) -> Outcome {
-    var span = octets.mutableSpan
-    return Pipeline.process(&span, metadata, snapshot)
-}
-
 extension TestFrame {
     /// Changes octets of the packet, and makes the checksum of IPv4 right again.
-    func patched(_ change: (inout [UInt8]) -> Void) -> TestFrame {
+    public func patched(_ change: (inout [UInt8]) -> Void) -> TestFrame {
         with {
             change(&$0.packet)
             if $0.type == .ipv4 { $0.packet.repairChecksum() }
@@ -92,7 +77,7 @@ extension TestFrame {
 }
 
 extension [UInt8] {
-    mutating func repairChecksum(at start: Int = 0) {
+    public mutating func repairChecksum(at start: Int = 0) {
         guard count >= start + 20 else { return }
         self[start + 10] = 0
         self[start + 11] = 0
