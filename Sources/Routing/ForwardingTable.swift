@@ -1,77 +1,199 @@
 import Packets
 
 /// A longest-prefix match over IPv4 and IPv6 that never changes: workers look up in it without a lock, an allocation or a
-/// reference count. It is freed with its last copy.
-public struct ForwardingTable: Sendable {
-    // Disjoint ranges: the first address of each, ascending from 0, and its target.
-    @usableFromInline let starts4: [UInt32]
-    @usableFromInline let targets4: [UInt32]
-    @usableFromInline let starts6: [UInt128]
-    @usableFromInline let targets6: [UInt32]
+/// reference count. Its memory is used again when its last copy has gone, so hold it no longer than it is current.
+///
+/// Blocks in one piece of memory, each for an octet of the address, referred to by their offset (`Layout`):
+///
+///     direct     256 × { target, block below }           the first two octets
+///     ranked     32 × { 8 bits, rank }  inherited  value…  every other octet
+///     leaf       address, length, target, inherited        the only route below an octet (IPv6)
+///
+/// A ranked block has a value for each run of octets that look up the same: a target, or the block below. A bit is set where a
+/// run starts; a rank is the number of bits set in all eights before. So the value's number is the rank plus the bits set
+/// up to the octet in its own eight (a table look-up: x86-64 as such has no POPCNT), and one block takes two cache lines of it.
+///
+/// Target 0 says that this level has no answer, and the last one above stands. So a route is in one block only, and
+/// changing the default route changes one block. What a ranked block's value cannot say, because the block below stands
+/// in its place, that block keeps as `inherited`.
+@safe public struct ForwardingTable {
+    @usableFromInline let base: UnsafeRawPointer
+    // Offsets of the roots.
+    @usableFromInline let ipv4: Int
+    @usableFromInline let ipv6: Int
+    @usableFromInline let version: PublishedVersion
 
-    init(_ routes: [(prefix: IPPrefix, target: UInt32)]) {
-        (starts4, targets4) = ranges(
-            routes.compactMap {
-                guard case .v4(let address) = $0.prefix.network else { return nil }
-                return (address.rawValue, $0.prefix.length, $0.target)
-            })
-        (starts6, targets6) = ranges(
-            routes.compactMap {
-                guard case .v6(let address) = $0.prefix.network else { return nil }
-                return (address.rawValue, $0.prefix.length, $0.target)
-            })
+    init(_ version: PublishedVersion, ipv4: UInt32, ipv6: UInt32) {
+        unsafe base = UnsafeRawPointer(version.area.base)
+        self.ipv4 = Layout.offset(ipv4)
+        self.ipv6 = Layout.offset(ipv6)
+        self.version = version
     }
 
     /// The target of the longest prefix that contains `address` (host byte order: the first octet in bits 31…24); 0: no route.
-    @inlinable public func lookup(ipv4 address: UInt32) -> UInt32 { find(address, starts4, targets4) }
+    @inlinable public func lookup(ipv4 address: UInt32) -> UInt32 {
+        let first = direct(ipv4, address &>> 24)
+        let second = direct(Layout.below(first), address &>> 16 & 0xff)
+        let best = choose(Layout.target(second), Layout.target(first))
+        let block = Layout.below(second)
+        return block == 0 ? best : descend(block, address, best)
+    }
+
+    /// The third octet and the fourth.
+    @inlinable func descend(_ block: Int, _ address: UInt32, _ best: UInt32) -> UInt32 {
+        let third = value(block, address &>> 8 & 0xff)
+        guard Layout.isBelow(third) else { return choose(third, best) }
+        let block = Layout.offset(third)
+        return choose(value(block, address & 0xff), choose(inherited(block), best))
+    }
 
     /// The target of the longest prefix that contains the address: `high` its first eight octets, `low` its last, each in
     /// host byte order; 0: no route.
     @inlinable public func lookup(ipv6 high: UInt64, low: UInt64) -> UInt32 {
-        find(UInt128(high) << 64 | UInt128(low), starts6, targets6)
+        let first = direct(ipv6, UInt32(truncatingIfNeeded: high &>> 56))
+        var best = Layout.target(first)
+        if Layout.isLeaf(first) { return leaf(Layout.below(first), high, low, best) }
+        let second = direct(Layout.below(first), UInt32(truncatingIfNeeded: high &>> 48 & 0xff))
+        best = choose(Layout.target(second), best)
+        if Layout.isLeaf(second) { return leaf(Layout.below(second), high, low, best) }
+        var block = Layout.below(second)
+        // The octets that are left, the next one in bits 63…56. The trie ends before they do.
+        var rest = high &<< 16
+        var left = 6
+        while block != 0 {
+            let next = value(block, UInt32(truncatingIfNeeded: rest &>> 56))
+            guard Layout.isBelow(next) else { return choose(next, best) }
+            block = Layout.offset(next)
+            if Layout.isLeaf(next) { return leaf(block, high, low, best) }
+            best = choose(inherited(block), best)
+            left &-= 1
+            rest = left == 0 ? low : rest &<< 8
+        }
+        return best
     }
 
-    /// Looks up each address, as many as fit into `targets`.
-    @inlinable public func lookup(ipv4 addresses: Span<UInt32>, into targets: inout MutableSpan<UInt32>) {
-        for i in 0..<min(addresses.count, targets.count) { targets[i] = lookup(ipv4: addresses[i]) }
+    // MARK: Blocks
+    // SAFETY: for all of these: blocks refer only to blocks of the same version, which `version` keeps, and which nobody writes
+    // to before it has gone; an octet selects inside a block, whatever the address. Offset 0 is a block that knows no route.
+
+    @inlinable @inline(__always) func direct(_ block: Int, _ octet: UInt32) -> UInt64 {
+        unsafe base.load(fromByteOffset: block &+ Int(octet) &* 8, as: UInt64.self)
+    }
+
+    @inlinable @inline(__always) func valueOffset(_ block: Int, _ octet: UInt32) -> Int {
+        let word = unsafe UInt32(base.load(fromByteOffset: block &+ Int(octet &>> 3) &* 2, as: UInt16.self))
+        let bits = Int((word &<< (~octet & 7)) & 0xff)
+        let ones = unsafe Int(base.load(fromByteOffset: Layout.onesOffset &+ bits, as: UInt8.self))
+        return block &+ Layout.valuesOffset &+ (Int(word &>> 8) &+ ones) &* 4
+    }
+
+    @inlinable @inline(__always) func value(_ block: Int, _ octet: UInt32) -> UInt32 {
+        unsafe base.load(fromByteOffset: valueOffset(block, octet), as: UInt32.self)
+    }
+
+    @inlinable @inline(__always) func inherited(_ block: Int) -> UInt32 {
+        unsafe base.load(fromByteOffset: block &+ Layout.valuesOffset, as: UInt32.self)
+    }
+
+    @inlinable func leaf(_ block: Int, _ high: UInt64, _ low: UInt64, _ best: UInt32) -> UInt32 {
+        let leaf = unsafe base.load(fromByteOffset: block, as: Leaf.self)
+        let isInside = (high ^ leaf.high) & leaf.maskHigh | (low ^ leaf.low) & leaf.maskLow
+        return isInside == 0 ? leaf.target : choose(leaf.inherited, best)
+    }
+
+    @inlinable @inline(__always) func choose(_ target: UInt32, _ otherwise: UInt32) -> UInt32 {
+        target != 0 ? target : otherwise
     }
 }
 
-@inlinable func find<T: UnsignedInteger & FixedWidthInteger>(_ address: T, _ starts: [T], _ targets: [UInt32]) -> UInt32
-{
-    var low = 0
-    var high = starts.count
-    while low < high {
-        let middle = (low + high) / 2
-        if starts[middle] <= address { low = middle + 1 } else { high = middle }
+// SAFETY: nothing that it refers to changes.
+extension ForwardingTable: @unchecked Sendable {}
+
+extension ForwardingTable {
+    /// Looks up each address, as many as fit into `targets`. Level by level, so that the memory's latencies overlap.
+    public func lookup(ipv4 addresses: Span<UInt32>, into targets: inout MutableSpan<UInt32>) {
+        let count = min(addresses.count, targets.count)
+        // SAFETY: indices stay below `count`, and below `batch` in the scratch memory.
+        unsafe addresses.withUnsafeBufferPointer { addresses in
+            unsafe targets.withUnsafeMutableBufferPointer { targets in
+                var start = 0
+                while start < count {
+                    let size = min(Self.batch, count &- start)
+                    unsafe lookup(
+                        ipv4: addresses.baseAddress.unsafelyUnwrapped + start,
+                        targets.baseAddress.unsafelyUnwrapped + start, size)
+                    start &+= size
+                }
+            }
+        }
     }
-    return low == 0 ? 0 : targets[low - 1]
+
+    private static let batch = 64
+
+    @inline(__always) private func lookup(
+        ipv4 addresses: UnsafePointer<UInt32>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
+    ) {
+        unsafe withUnsafeTemporaryAllocation(of: Int.self, capacity: Self.batch) { scratch in
+            let blocks = unsafe scratch.baseAddress.unsafelyUnwrapped
+            for i in 0..<count {
+                let address = unsafe addresses[i]
+                let first = direct(ipv4, address &>> 24)
+                let second = direct(Layout.below(first), address &>> 16 & 0xff)
+                unsafe targets[i] = choose(Layout.target(second), Layout.target(first))
+                unsafe blocks[i] = Layout.below(second)
+            }
+            // Block 0 has no answer: no branch is needed where an address ends early.
+            for i in 0..<count { unsafe blocks[i] = valueOffset(blocks[i], addresses[i] &>> 8 & 0xff) }
+            var deeper = 0
+            unsafe withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Self.batch) { scratch in
+                let indices = unsafe scratch.baseAddress.unsafelyUnwrapped
+                for i in 0..<count {
+                    let third = unsafe base.load(fromByteOffset: blocks[i], as: UInt32.self)
+                    unsafe blocks[deeper] = Layout.offset(third)
+                    unsafe indices[deeper] = UInt8(truncatingIfNeeded: i)
+                    deeper &+= Layout.isBelow(third) ? 1 : 0
+                    unsafe targets[i] = choose(Layout.isBelow(third) ? 0 : third, targets[i])
+                }
+                for k in 0..<deeper {
+                    let i = unsafe Int(indices[k])
+                    let best = unsafe choose(inherited(blocks[k]), targets[i])
+                    unsafe targets[i] = choose(value(blocks[k], addresses[i] & 0xff), best)
+                }
+            }
+        }
+    }
 }
 
-/// The ranges that nested prefixes, sorted by address and length, cut the address space into.
-private func ranges<T: UnsignedInteger & FixedWidthInteger>(_ routes: [(T, Int, UInt32)]) -> ([T], [UInt32]) {
-    var starts: [T] = []
-    var targets: [UInt32] = []
-    func begin(_ start: T, _ target: UInt32) {
-        if starts.last == start {
-            targets[targets.count - 1] = target
-        } else if targets.last ?? 0 != target {
-            starts.append(start)
-            targets.append(target)
-        }
-    }
-    var open: [(last: T, target: UInt32)] = []
-    func close(before start: T?) {
-        while let inner = open.last, start.map({ inner.last < $0 }) ?? true {
-            open.removeLast()
-            if inner.last != T.max { begin(inner.last + 1, open.last?.target ?? 0) }
-        }
-    }
-    for (network, length, target) in routes {
-        close(before: network)
-        open.append((network | (length == 0 ? T.max : length == T.bitWidth ? 0 : T.max >> T(length)), target))
-        begin(network, target)
-    }
-    close(before: nil)
-    return (starts, targets)
+/// How blocks are laid out, and what refers to them.
+///
+/// A reference is the block's offset in units of 16 octets. Where a target may stand instead, bit 31 tells; bit 30 is set for
+/// a leaf. A direct entry has the target in bits 31…0 and the reference, without bit 31, above.
+@usableFromInline enum Layout {
+    static let unit = 16
+    static let directLevels = 2
+    static let directSize = 256 * 8
+    static let isBelowBit: UInt32 = 1 << 31
+    static let isLeafBit: UInt32 = 1 << 30
+
+    /// At offset 0 a direct block without routes, the first octets of which are a ranked block without routes; then how many
+    /// bits are set in each octet.
+    @usableFromInline static var onesOffset: Int { 256 * 8 }
+    static let firstFree = 256 * 8 + 256
+    @usableFromInline static var valuesOffset: Int { 64 }
+
+    @inlinable static func offset(_ reference: UInt32) -> Int { Int(reference & 0x3fff_ffff) &<< 4 }
+    @inlinable static func target(_ entry: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: entry) }
+    @inlinable static func below(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry &>> 28 & 0x3_ffff_fff0) }
+    @inlinable static func isBelow(_ value: UInt32) -> Bool { Int32(bitPattern: value) < 0 }
+    @inlinable static func isLeaf(_ value: UInt32) -> Bool { value & 1 &<< 30 != 0 }
+    @inlinable static func isLeaf(_ entry: UInt64) -> Bool { Int64(bitPattern: entry &<< 1) < 0 }
+}
+
+@usableFromInline struct Leaf: BitwiseCopyable {
+    @usableFromInline let high: UInt64
+    @usableFromInline let low: UInt64
+    @usableFromInline let maskHigh: UInt64
+    @usableFromInline let maskLow: UInt64
+    @usableFromInline let target: UInt32
+    @usableFromInline let inherited: UInt32
 }
