@@ -99,7 +99,8 @@ struct BlockMemory: ~Copyable {
         var last = 0
         for octet in 0..<256 {
             if octet & 7 == 0 { words[octet >> 3] = UInt16(last) << 8 }
-            let value = below[octet] == 0 ? targets[octet] : below[octet] | Layout.isBelowBit
+            let target = targets[octet] == 0 ? inherited : targets[octet]
+            let value = below[octet] == 0 ? target : below[octet] | Layout.isBelowBit
             if octet == 0 || value != values[last] {
                 words[octet >> 3] |= 1 << UInt16(octet & 7)
                 last += 1

@@ -1,3 +1,4 @@
+internal import CPrefetch
 import Packets
 
 /// A longest-prefix match over IPv4 and IPv6 that never changes: workers look up in it without a lock, an allocation or a
@@ -15,7 +16,8 @@ import Packets
 ///
 /// Target 0 says that this level has no answer, and the last one above stands. So a route is in one block only, and
 /// changing the default route changes one block. What a ranked block's value cannot say, because the block below stands
-/// in its place, that block keeps as `inherited`.
+/// in its place, that block inherits: it is the target of whatever it does not know better, and stands ahead of the values for
+/// those who go on below.
 @safe public struct ForwardingTable {
     @usableFromInline let base: UnsafeRawPointer
     // Offsets of the roots.
@@ -43,8 +45,7 @@ import Packets
     @inlinable func descend(_ block: Int, _ address: UInt32, _ best: UInt32) -> UInt32 {
         let third = value(block, address &>> 8 & 0xff)
         guard Layout.isBelow(third) else { return choose(third, best) }
-        let block = Layout.offset(third)
-        return choose(value(block, address & 0xff), choose(inherited(block), best))
+        return choose(value(Layout.offset(third), address & 0xff), best)
     }
 
     /// The target of the longest prefix that contains the address: `high` its first eight octets, `low` its last, each in
@@ -133,32 +134,38 @@ extension ForwardingTable {
     @inline(__always) private func lookup(
         ipv4 addresses: UnsafePointer<UInt32>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
     ) {
-        unsafe withUnsafeTemporaryAllocation(of: Int.self, capacity: Self.batch) { scratch in
-            let blocks = unsafe scratch.baseAddress.unsafelyUnwrapped
-            for i in 0..<count {
-                let address = unsafe addresses[i]
-                let first = direct(ipv4, address &>> 24)
-                let second = direct(Layout.below(first), address &>> 16 & 0xff)
-                unsafe targets[i] = choose(Layout.target(second), Layout.target(first))
-                unsafe blocks[i] = Layout.below(second)
-            }
-            // Block 0 has no answer: no branch is needed where an address ends early.
-            for i in 0..<count { unsafe blocks[i] = valueOffset(blocks[i], addresses[i] &>> 8 & 0xff) }
-            var deeper = 0
-            unsafe withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Self.batch) { scratch in
-                let indices = unsafe scratch.baseAddress.unsafelyUnwrapped
+        unsafe withUnsafeTemporaryAllocation(of: Int.self, capacity: Self.batch) { offsets in
+            unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 2 * Self.batch) { scratch in
+                let offsets = unsafe offsets.baseAddress.unsafelyUnwrapped
+                let values = unsafe scratch.baseAddress.unsafelyUnwrapped
+                let deeper = unsafe values + Self.batch
+                // Without a branch, for they would be as good as random: an address that ends early goes on in block 0, which
+                // has no answer.
                 for i in 0..<count {
-                    let third = unsafe base.load(fromByteOffset: blocks[i], as: UInt32.self)
-                    unsafe blocks[deeper] = Layout.offset(third)
-                    unsafe indices[deeper] = UInt8(truncatingIfNeeded: i)
-                    deeper &+= Layout.isBelow(third) ? 1 : 0
-                    unsafe targets[i] = choose(Layout.isBelow(third) ? 0 : third, targets[i])
+                    let address = unsafe addresses[i]
+                    let first = direct(ipv4, address &>> 24)
+                    let second = direct(Layout.below(first), address &>> 16 & 0xff)
+                    unsafe targets[i] = choose(Layout.target(second), Layout.target(first))
+                    unsafe offsets[i] = Layout.below(second)
+                    unsafe prefetch(base + offsets[i] + Int(address &>> 11 & 0x1f) &* 2)
                 }
-                for k in 0..<deeper {
-                    let i = unsafe Int(indices[k])
-                    let best = unsafe choose(inherited(blocks[k]), targets[i])
-                    unsafe targets[i] = choose(value(blocks[k], addresses[i] & 0xff), best)
+                for i in 0..<count {
+                    let offset = unsafe valueOffset(offsets[i], addresses[i] &>> 8 & 0xff)
+                    unsafe offsets[i] = offset
+                    unsafe prefetch(base + offset)
                 }
+                var deep = 0
+                for i in 0..<count {
+                    let third = unsafe base.load(fromByteOffset: offsets[i], as: UInt32.self)
+                    unsafe values[i] = third
+                    unsafe deeper[deep] = UInt32(truncatingIfNeeded: i)
+                    deep &+= Int(third &>> 31)
+                }
+                for k in 0..<deep {
+                    let i = unsafe Int(deeper[k])
+                    unsafe values[i] = value(Layout.offset(values[i]), addresses[i] & 0xff)
+                }
+                for i in 0..<count { unsafe targets[i] = choose(values[i], targets[i]) }
             }
         }
     }

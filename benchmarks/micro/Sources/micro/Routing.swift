@@ -80,7 +80,7 @@ struct RoutingBenchmark {
                 try Data(each.addresses.flatMap { bytes($0, routes.width) }).write(to: files[i])
             }
             for (name, kind) in routes.width == 32
-                ? [("rte_lpm", "lpm"), ("rte_fib", "fib")] : [("rte_fib6", "fib6")]
+                ? [("rte_fib", "fib")] : [("rte_fib6", "fib6")]
             {
                 peers.append(try Peer(peer, name: name, kind: kind, routes: routesFile, traffic: files))
                 inserting[name] = peers.last!.inserting
@@ -210,7 +210,7 @@ extension RoutingBenchmark.Report {
             parts.append(
                 table(
                     ["\(name): ns per look-up"] + names,
-                    rows.map { row in [row.traffic] + row.results.map { $0.median.text(1) } }))
+                    rows.map { row in [row.traffic] + row.results.map { $0.median.text(1) + " (" + $0.rounds.min()!.text(1) + ")" } }))
         }
         parts.append(
             table(
