@@ -21,7 +21,7 @@ struct BlockMemory: ~Copyable {
         unsafe area.base.initializeMemory(as: UInt8.self, repeating: 0, count: Layout.firstFree)
         for octet in 0..<256 {
             unsafe area.base.storeBytes(
-                of: UInt8(octet.nonzeroBitCount), toByteOffset: Layout.onesOffset + octet, as: UInt8.self)
+                of: UInt8((octet >> 1).nonzeroBitCount), toByteOffset: Layout.runsOffset + octet, as: UInt8.self)
         }
         top = Layout.firstFree
     }
@@ -82,7 +82,7 @@ struct BlockMemory: ~Copyable {
 
     mutating func makeDirect(_ targets: InlineArray<256, UInt32>, _ below: InlineArray<256, UInt32>) -> Block {
         let block = allocate(Layout.directSize)
-        // SAFETY: `allocate` returns this many octets, aligned to 16, that nobody else reads or writes.
+        // SAFETY: `allocate` returns this many octets, aligned to 64, that nobody else reads or writes.
         let at = unsafe area.base.advanced(by: Layout.offset(block.reference)).bindMemory(
             to: UInt64.self, capacity: 256)
         for octet in 0..<256 { unsafe at[octet] = UInt64(below[octet]) << 32 | UInt64(targets[octet]) }
@@ -98,7 +98,6 @@ struct BlockMemory: ~Copyable {
         values[0] = inherited
         var last = 0
         for octet in 0..<256 {
-            if octet & 7 == 0 { words[octet >> 3] = UInt16(last) << 8 }
             let target = targets[octet] == 0 ? inherited : targets[octet]
             let value = below[octet] == 0 ? target : below[octet] | Layout.isBelowBit
             if octet == 0 || value != values[last] {
@@ -106,6 +105,7 @@ struct BlockMemory: ~Copyable {
                 last += 1
                 values[last] = value
             }
+            if octet & 7 == 7 { words[octet >> 3] |= UInt16(last - 1) << 8 }
         }
         let block = allocate(Layout.valuesOffset + 4 * (last + 1))
         // SAFETY: as above; the two parts take 64 octets and 4 for each value.

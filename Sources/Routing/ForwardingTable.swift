@@ -11,8 +11,9 @@ import Packets
 ///     leaf       address, length, target, inherited        the only route below an octet (IPv6)
 ///
 /// A ranked block has a value for each run of octets that look up the same: a target, or the block below. A bit is set where a
-/// run starts; a rank is the number of bits set in all eights before. So the value's number is the rank plus the bits set
-/// up to the octet in its own eight (a table look-up: x86-64 as such has no POPCNT), and one block takes two cache lines of it.
+/// run starts; the rank of an eight is the number of the run that it ends in, from 0. So the number of an octet's run is that
+/// rank less the bits set after the octet in its own eight (a table look-up: x86-64 as such has no POPCNT), and a look-up
+/// touches two cache lines of the block.
 ///
 /// Target 0 says that this level has no answer, and the last one above stands. So a route is in one block only, and
 /// changing the default route changes one block. What a ranked block's value cannot say, because the block below stands
@@ -81,15 +82,21 @@ import Packets
         unsafe base.load(fromByteOffset: block &+ Int(octet) &* 8, as: UInt64.self)
     }
 
-    @inlinable @inline(__always) func valueOffset(_ block: Int, _ octet: UInt32) -> Int {
-        let word = unsafe UInt32(base.load(fromByteOffset: block &+ Int(octet &>> 3) &* 2, as: UInt16.self))
-        let bits = Int((word &<< (~octet & 7)) & 0xff)
-        let ones = unsafe Int(base.load(fromByteOffset: Layout.onesOffset &+ bits, as: UInt8.self))
-        return block &+ Layout.valuesOffset &+ (Int(word &>> 8) &+ ones) &* 4
+    /// Where the bits and the rank of the octet's eight are.
+    @inlinable @inline(__always) func wordOffset(_ block: Int, _ octet: UInt32) -> Int {
+        block &+ Int(octet &>> 3) &* 2
+    }
+
+    /// Where the octet's value is. Blocks begin at multiples of 64, so that the word's offset tells the block's.
+    @inlinable @inline(__always) func valueOffset(_ wordOffset: Int, _ octet: UInt32) -> Int {
+        let word = unsafe UInt32(base.load(fromByteOffset: wordOffset, as: UInt16.self))
+        let later = Int((word & 0xff) &>> (octet & 7))
+        let runs = unsafe Int(base.load(fromByteOffset: Layout.runsOffset &+ later, as: UInt8.self))
+        return (wordOffset & ~63) &+ Layout.valuesOffset &+ 4 &+ (Int(word &>> 8) &- runs) &* 4
     }
 
     @inlinable @inline(__always) func value(_ block: Int, _ octet: UInt32) -> UInt32 {
-        unsafe base.load(fromByteOffset: valueOffset(block, octet), as: UInt32.self)
+        unsafe base.load(fromByteOffset: valueOffset(wordOffset(block, octet), octet), as: UInt32.self)
     }
 
     @inlinable @inline(__always) func inherited(_ block: Int) -> UInt32 {
@@ -146,8 +153,9 @@ extension ForwardingTable {
                     let first = direct(ipv4, address &>> 24)
                     let second = direct(Layout.below(first), address &>> 16 & 0xff)
                     unsafe targets[i] = choose(Layout.target(second), Layout.target(first))
-                    unsafe offsets[i] = Layout.below(second)
-                    unsafe prefetch(base + offsets[i] + Int(address &>> 11 & 0x1f) &* 2)
+                    let offset = wordOffset(Layout.below(second), address &>> 8 & 0xff)
+                    unsafe offsets[i] = offset
+                    unsafe prefetch(base + offset)
                 }
                 for i in 0..<count {
                     let offset = unsafe valueOffset(offsets[i], addresses[i] &>> 8 & 0xff)
@@ -173,24 +181,24 @@ extension ForwardingTable {
 
 /// How blocks are laid out, and what refers to them.
 ///
-/// A reference is the block's offset in units of 16 octets. Where a target may stand instead, bit 31 tells; bit 30 is set for
+/// A reference is the block's offset in units of 64 octets. Where a target may stand instead, bit 31 tells; bit 30 is set for
 /// a leaf. A direct entry has the target in bits 31…0 and the reference, without bit 31, above.
 @usableFromInline enum Layout {
-    static let unit = 16
+    static let unit = 64
     static let directLevels = 2
     static let directSize = 256 * 8
     static let isBelowBit: UInt32 = 1 << 31
     static let isLeafBit: UInt32 = 1 << 30
 
-    /// At offset 0 a direct block without routes, the first octets of which are a ranked block without routes; then how many
-    /// bits are set in each octet.
-    @usableFromInline static var onesOffset: Int { 256 * 8 }
+    /// At offset 0 a direct block without routes, which also is a ranked block without routes; then for each number below 256
+    /// how many bits are set above its lowest.
+    @usableFromInline static var runsOffset: Int { 256 * 8 }
     static let firstFree = 256 * 8 + 256
     @usableFromInline static var valuesOffset: Int { 64 }
 
-    @inlinable static func offset(_ reference: UInt32) -> Int { Int(reference & 0x3fff_ffff) &<< 4 }
+    @inlinable static func offset(_ reference: UInt32) -> Int { Int(reference & 0x3fff_ffff) &<< 6 }
     @inlinable static func target(_ entry: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: entry) }
-    @inlinable static func below(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry &>> 28 & 0x3_ffff_fff0) }
+    @inlinable static func below(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry &>> 26 & 0xf_ffff_ffc0) }
     @inlinable static func isBelow(_ value: UInt32) -> Bool { Int32(bitPattern: value) < 0 }
     @inlinable static func isLeaf(_ value: UInt32) -> Bool { value & 1 &<< 30 != 0 }
     @inlinable static func isLeaf(_ entry: UInt64) -> Bool { Int64(bitPattern: entry &<< 1) < 0 }
