@@ -46,7 +46,7 @@ struct BlockMemory: ~Copyable {
         let ended = waiting.firstIndex { !$0.lease.hasEnded } ?? waiting.count
         for (_, blocks) in waiting[..<ended] {
             for block in blocks {
-                free[Int(block.units)].append(block.reference & ~Layout.isLeafBit)
+                free[Int(block.units)].append(block.reference & ~1)
                 freeUnits += Int(block.units)
             }
         }
@@ -67,25 +67,26 @@ struct BlockMemory: ~Copyable {
                 let larger = free[units...].firstIndex(where: { !$0.isEmpty }),
                 let reference = free[larger].popLast()
             {
-                free[larger - units].append(reference + UInt32(units))
+                free[larger - units].append(reference + UInt32(units * Layout.unit))
                 freeUnits -= units
                 return Block(reference: reference, units: UInt32(units))
             }
             // Versions that are in use keep the former area.
+            precondition(area.capacity < Layout.maxSize, "there are not as many routes in the world")
             let larger = Area(capacity: area.capacity * 2)
             unsafe larger.base.copyMemory(from: area.base, byteCount: top)
             area = larger
         }
         defer { top += units * Layout.unit }
-        return Block(reference: UInt32(top / Layout.unit), units: UInt32(units))
+        return Block(reference: UInt32(top), units: UInt32(units))
     }
 
     mutating func makeDirect(_ targets: InlineArray<256, UInt32>, _ below: InlineArray<256, UInt32>) -> Block {
         let block = allocate(Layout.directSize)
         // SAFETY: `allocate` returns this many octets, aligned to 64, that nobody else reads or writes.
-        let at = unsafe area.base.advanced(by: Layout.offset(block.reference)).bindMemory(
+        let at = unsafe area.base.advanced(by: Int(block.reference)).bindMemory(
             to: UInt64.self, capacity: 256)
-        for octet in 0..<256 { unsafe at[octet] = UInt64(below[octet]) << 32 | UInt64(targets[octet]) }
+        for octet in 0..<256 { unsafe at[octet] = Layout.entry(target: targets[octet], below: below[octet]) }
         return block
     }
 
@@ -99,7 +100,7 @@ struct BlockMemory: ~Copyable {
         var last = 0
         for octet in 0..<256 {
             let target = targets[octet] == 0 ? inherited : targets[octet]
-            let value = below[octet] == 0 ? target : below[octet] | Layout.isBelowBit
+            let value = below[octet] == 0 ? target : Layout.value(below: below[octet])
             if octet == 0 || value != values[last] {
                 words[octet >> 3] |= 1 << UInt16(octet & 7)
                 last += 1
@@ -107,12 +108,12 @@ struct BlockMemory: ~Copyable {
             }
             if octet & 7 == 7 { words[octet >> 3] |= UInt16(last - 1) << 8 }
         }
-        let block = allocate(Layout.valuesOffset + 4 * (last + 1))
+        let block = allocate(Layout.inheritedOffset + 4 * (last + 1))
         // SAFETY: as above; the two parts take 64 octets and 4 for each value.
-        let at = unsafe area.base.advanced(by: Layout.offset(block.reference))
+        let at = unsafe area.base.advanced(by: Int(block.reference))
         let wordsAt = unsafe at.bindMemory(to: UInt16.self, capacity: 32)
         for i in 0..<32 { unsafe wordsAt[i] = words[i] }
-        let valuesAt = unsafe at.advanced(by: Layout.valuesOffset).bindMemory(to: UInt32.self, capacity: last + 1)
+        let valuesAt = unsafe at.advanced(by: Layout.inheritedOffset).bindMemory(to: UInt32.self, capacity: last + 1)
         for i in 0...last { unsafe valuesAt[i] = values[i] }
         return block
     }
@@ -125,8 +126,8 @@ struct BlockMemory: ~Copyable {
             maskHigh: UInt64(truncatingIfNeeded: mask >> 64), maskLow: UInt64(truncatingIfNeeded: mask), target: target,
             inherited: inherited)
         // SAFETY: as above.
-        unsafe area.base.storeBytes(of: leaf, toByteOffset: Layout.offset(block.reference), as: Leaf.self)
-        block.reference |= Layout.isLeafBit
+        unsafe area.base.storeBytes(of: leaf, toByteOffset: Int(block.reference), as: Leaf.self)
+        block.reference |= 1
         return block
     }
 }

@@ -28,8 +28,8 @@ import Packets
 
     init(_ version: PublishedVersion, ipv4: UInt32, ipv6: UInt32) {
         unsafe base = UnsafeRawPointer(version.area.base)
-        self.ipv4 = Layout.offset(ipv4)
-        self.ipv6 = Layout.offset(ipv6)
+        self.ipv4 = Int(ipv4)
+        self.ipv6 = Int(ipv6)
         self.version = version
     }
 
@@ -46,7 +46,7 @@ import Packets
     @inlinable func descend(_ block: Int, _ address: UInt32, _ best: UInt32) -> UInt32 {
         let third = value(block, address &>> 8 & 0xff)
         guard Layout.isBelow(third) else { return choose(third, best) }
-        return choose(value(Layout.offset(third), address & 0xff), best)
+        return choose(value(Layout.block(third), address & 0xff), best)
     }
 
     /// The target of the longest prefix that contains the address: `high` its first eight octets, `low` its last, each in
@@ -54,19 +54,20 @@ import Packets
     @inlinable public func lookup(ipv6 high: UInt64, low: UInt64) -> UInt32 {
         let first = direct(ipv6, UInt32(truncatingIfNeeded: high &>> 56))
         var best = Layout.target(first)
-        if Layout.isLeaf(first) { return leaf(Layout.below(first), high, low, best) }
-        let second = direct(Layout.below(first), UInt32(truncatingIfNeeded: high &>> 48 & 0xff))
+        var block = Layout.below(first)
+        if Layout.isLeaf(block) { return leaf(block, high, low, best) }
+        let second = direct(block, UInt32(truncatingIfNeeded: high &>> 48 & 0xff))
         best = choose(Layout.target(second), best)
-        if Layout.isLeaf(second) { return leaf(Layout.below(second), high, low, best) }
-        var block = Layout.below(second)
+        block = Layout.below(second)
+        if Layout.isLeaf(block) { return leaf(block, high, low, best) }
         // The octets that are left, the next one in bits 63…56. The trie ends before they do.
         var rest = high &<< 16
         var left = 6
         while block != 0 {
             let next = value(block, UInt32(truncatingIfNeeded: rest &>> 56))
             guard Layout.isBelow(next) else { return choose(next, best) }
-            block = Layout.offset(next)
-            if Layout.isLeaf(next) { return leaf(block, high, low, best) }
+            block = Layout.below(next)
+            if Layout.isLeaf(block) { return leaf(block, high, low, best) }
             best = choose(inherited(block), best)
             left &-= 1
             rest = left == 0 ? low : rest &<< 8
@@ -87,24 +88,26 @@ import Packets
         block &+ Int(octet &>> 3) &* 2
     }
 
-    /// Where the octet's value is. Blocks begin at multiples of 64, so that the word's offset tells the block's.
-    @inlinable @inline(__always) func valueOffset(_ wordOffset: Int, _ octet: UInt32) -> Int {
+    /// Where the octet's value is, less `valuesOffset`. Blocks begin at multiples of 64, so that the word's offset tells the
+    /// block's.
+    @inlinable @inline(__always) func runOffset(_ wordOffset: Int, _ octet: UInt32) -> Int {
         let word = unsafe UInt32(base.load(fromByteOffset: wordOffset, as: UInt16.self))
         let later = Int((word & 0xff) &>> (octet & 7))
         let runs = unsafe Int(base.load(fromByteOffset: Layout.runsOffset &+ later, as: UInt8.self))
-        return (wordOffset & ~63) &+ Layout.valuesOffset &+ 4 &+ (Int(word &>> 8) &- runs) &* 4
+        return (wordOffset & ~63) &+ (Int(word &>> 8) &- runs) &* 4
     }
 
     @inlinable @inline(__always) func value(_ block: Int, _ octet: UInt32) -> UInt32 {
-        unsafe base.load(fromByteOffset: valueOffset(wordOffset(block, octet), octet), as: UInt32.self)
+        let offset = runOffset(wordOffset(block, octet), octet)
+        return unsafe base.load(fromByteOffset: offset &+ Layout.valuesOffset, as: UInt32.self)
     }
 
     @inlinable @inline(__always) func inherited(_ block: Int) -> UInt32 {
-        unsafe base.load(fromByteOffset: block &+ Layout.valuesOffset, as: UInt32.self)
+        unsafe base.load(fromByteOffset: block &+ Layout.inheritedOffset, as: UInt32.self)
     }
 
     @inlinable func leaf(_ block: Int, _ high: UInt64, _ low: UInt64, _ best: UInt32) -> UInt32 {
-        let leaf = unsafe base.load(fromByteOffset: block, as: Leaf.self)
+        let leaf = unsafe base.load(fromByteOffset: block &- 1, as: Leaf.self)
         let isInside = (high ^ leaf.high) & leaf.maskHigh | (low ^ leaf.low) & leaf.maskLow
         return isInside == 0 ? leaf.target : choose(leaf.inherited, best)
     }
@@ -158,20 +161,20 @@ extension ForwardingTable {
                     unsafe prefetch(base + offset)
                 }
                 for i in 0..<count {
-                    let offset = unsafe valueOffset(offsets[i], addresses[i] &>> 8 & 0xff)
+                    let offset = unsafe runOffset(offsets[i], addresses[i] &>> 8 & 0xff)
                     unsafe offsets[i] = offset
-                    unsafe prefetch(base + offset)
+                    unsafe prefetch(base + Layout.valuesOffset + offset)
                 }
                 var deep = 0
                 for i in 0..<count {
-                    let third = unsafe base.load(fromByteOffset: offsets[i], as: UInt32.self)
+                    let third = unsafe base.load(fromByteOffset: offsets[i] &+ Layout.valuesOffset, as: UInt32.self)
                     unsafe values[i] = third
                     unsafe deeper[deep] = UInt32(truncatingIfNeeded: i)
                     deep &+= Int(third &>> 31)
                 }
                 for k in 0..<deep {
                     let i = unsafe Int(deeper[k])
-                    unsafe values[i] = value(Layout.offset(values[i]), addresses[i] & 0xff)
+                    unsafe values[i] = value(Layout.block(values[i]), addresses[i] & 0xff)
                 }
                 for i in 0..<count { unsafe targets[i] = choose(values[i], targets[i]) }
             }
@@ -181,27 +184,34 @@ extension ForwardingTable {
 
 /// How blocks are laid out, and what refers to them.
 ///
-/// A reference is the block's offset in units of 64 octets. Where a target may stand instead, bit 31 tells; bit 30 is set for
-/// a leaf. A direct entry has the target in bits 31…0 and the reference, without bit 31, above.
+/// A reference is the block's offset in octets, a multiple of 64; bit 0 is set for a leaf. A direct entry has the target in
+/// bits 31…0, and the reference above. A value is a target, or it has bit 31 set and a reference: bit 30 for a leaf, the
+/// offset in units of 64 below.
 @usableFromInline enum Layout {
     static let unit = 64
     static let directLevels = 2
     static let directSize = 256 * 8
-    static let isBelowBit: UInt32 = 1 << 31
-    static let isLeafBit: UInt32 = 1 << 30
+    /// What a reference can tell.
+    static let maxSize = 1 << 32
 
     /// At offset 0 a direct block without routes, which also is a ranked block without routes; then for each number below 256
     /// how many bits are set above its lowest.
     @usableFromInline static var runsOffset: Int { 256 * 8 }
     static let firstFree = 256 * 8 + 256
-    @usableFromInline static var valuesOffset: Int { 64 }
+    @usableFromInline static var inheritedOffset: Int { 64 }
+    @usableFromInline static var valuesOffset: Int { 68 }
 
-    @inlinable static func offset(_ reference: UInt32) -> Int { Int(reference & 0x3fff_ffff) &<< 6 }
+    static func entry(target: UInt32, below: UInt32) -> UInt64 { UInt64(below) << 32 | UInt64(target) }
     @inlinable static func target(_ entry: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: entry) }
-    @inlinable static func below(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry &>> 26 & 0xf_ffff_ffc0) }
+    @inlinable static func below(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry &>> 32) }
+
+    static func value(below: UInt32) -> UInt32 { 1 << 31 | (below & 1) << 30 | below >> 6 }
     @inlinable static func isBelow(_ value: UInt32) -> Bool { Int32(bitPattern: value) < 0 }
-    @inlinable static func isLeaf(_ value: UInt32) -> Bool { value & 1 &<< 30 != 0 }
-    @inlinable static func isLeaf(_ entry: UInt64) -> Bool { Int64(bitPattern: entry &<< 1) < 0 }
+    /// The block, where it is known that there is one, and no leaf.
+    @inlinable static func block(_ value: UInt32) -> Int { Int(value & 0x3ff_ffff) &<< 6 }
+    @inlinable static func below(_ value: UInt32) -> Int { block(value) | Int(value &>> 30 & 1) }
+
+    @inlinable static func isLeaf(_ below: Int) -> Bool { below & 1 != 0 }
 }
 
 @usableFromInline struct Leaf: BitwiseCopyable {
