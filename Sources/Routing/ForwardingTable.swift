@@ -123,16 +123,28 @@ extension ForwardingTable: @unchecked Sendable {}
 extension ForwardingTable {
     /// Looks up each address, as many as fit into `targets`. Level by level, so that the memory's latencies overlap.
     public func lookup(ipv4 addresses: Span<UInt32>, into targets: inout MutableSpan<UInt32>) {
+        unsafe inBatches(addresses, &targets) { unsafe lookup(ipv4: $0, $1, $2) }
+    }
+
+    /// The same for IPv6; the first octet in bits 127…120.
+    public func lookup(ipv6 addresses: Span<UInt128>, into targets: inout MutableSpan<UInt32>) {
+        unsafe inBatches(addresses, &targets) { unsafe lookup(ipv6: $0, $1, $2) }
+    }
+
+    @inline(__always) private func inBatches<Address>(
+        _ addresses: Span<Address>, _ targets: inout MutableSpan<UInt32>,
+        _ body: (UnsafePointer<Address>, UnsafeMutablePointer<UInt32>, Int) -> Void
+    ) {
         let count = min(addresses.count, targets.count)
-        // SAFETY: indices stay below `count`, and below `batch` in the scratch memory.
+        // SAFETY: indices stay below `count`. Without elements there may be no base address, and `body` is not called.
         unsafe addresses.withUnsafeBufferPointer { addresses in
             unsafe targets.withUnsafeMutableBufferPointer { targets in
                 var start = 0
                 while start < count {
                     let size = min(Self.batch, count &- start)
-                    unsafe lookup(
-                        ipv4: addresses.baseAddress.unsafelyUnwrapped + start,
-                        targets.baseAddress.unsafelyUnwrapped + start, size)
+                    unsafe body(
+                        addresses.baseAddress.unsafelyUnwrapped + start, targets.baseAddress.unsafelyUnwrapped + start,
+                        size)
                     start &+= size
                 }
             }
@@ -177,6 +189,73 @@ extension ForwardingTable {
                     unsafe values[i] = value(Layout.block(values[i]), addresses[i] & 0xff)
                 }
                 for i in 0..<count { unsafe targets[i] = choose(values[i], targets[i]) }
+            }
+        }
+    }
+
+    // SAFETY: as above; `deep`, `leafCount` and every index stay below `batch`, the size of each piece of scratch memory; the results
+    // have one more, for what is not to be kept.
+    @inline(__always) private func lookup(
+        ipv6 addresses: UnsafePointer<UInt128>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
+    ) {
+        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 2 * Self.batch + 1) { scratch in
+            unsafe withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 2 * Self.batch) { indices in
+                let below = unsafe scratch.baseAddress.unsafelyUnwrapped
+                let results = unsafe below + Self.batch
+                let deeper = unsafe indices.baseAddress.unsafelyUnwrapped
+                let leaves = unsafe deeper + Self.batch
+                var deep = 0
+                var leafCount = 0
+                for i in 0..<count {
+                    let high = unsafe UInt64(truncatingIfNeeded: addresses[i] &>> 64)
+                    let first = direct(ipv6, UInt32(truncatingIfNeeded: high &>> 56))
+                    // A leaf stays, and its second octet is looked up in block 0, which knows nothing.
+                    let leaf = Layout.below(first) & (0 &- (Layout.below(first) & 1))
+                    let second = direct(Layout.below(first) ^ leaf, UInt32(truncatingIfNeeded: high &>> 48 & 0xff))
+                    unsafe results[i] = choose(Layout.target(second), Layout.target(first))
+                    let next = UInt32(truncatingIfNeeded: leaf | Layout.below(second))
+                    let value = next == 0 ? 0 : Layout.value(below: next)
+                    unsafe below[i] = value
+                    unsafe prefetch(base + Layout.block(value))
+                    unsafe leaves[leafCount] = UInt8(truncatingIfNeeded: i)
+                    leafCount &+= value &>> 30 == 3 ? 1 : 0
+                    unsafe deeper[deep] = UInt8(truncatingIfNeeded: i)
+                    deep &+= value &>> 30 == 2 ? 1 : 0
+                }
+                var depth = 2
+                while deep != 0 && depth < 16 {
+                    let octets = unsafe UnsafeRawPointer(addresses) + (1.littleEndian == 1 ? 15 &- depth : depth)
+                    let before = deep
+                    deep = 0
+                    var k = 0
+                    while k < before {
+                        let i = unsafe Int(deeper[k])
+                        let block = unsafe Layout.block(below[i])
+                        let value = unsafe value(block, UInt32(octets.load(fromByteOffset: 16 &* i, as: UInt8.self)))
+                        // What is below begins with what this block inherited, where this one has no answer of its own.
+                        let isBelow = UInt32(bitPattern: Int32(bitPattern: value) &>> 31)
+                        let target = value & ~isBelow | inherited(block) & isBelow
+                        unsafe results[target != 0 ? i : Self.batch] = target
+                        unsafe below[i] = value
+                        unsafe prefetch(base + Layout.block(value & isBelow))
+                        unsafe leaves[leafCount] = UInt8(truncatingIfNeeded: i)
+                        leafCount &+= value &>> 30 == 3 ? 1 : 0
+                        unsafe deeper[deep] = UInt8(truncatingIfNeeded: i)
+                        deep &+= value &>> 30 == 2 ? 1 : 0
+                        k &+= 1
+                    }
+                    depth &+= 1
+                }
+                var k = 0
+                while k < leafCount {
+                    let i = unsafe Int(leaves[k])
+                    let address = unsafe addresses[i]
+                    unsafe results[i] = leaf(
+                        Layout.below(below[i]), UInt64(truncatingIfNeeded: address &>> 64),
+                        UInt64(truncatingIfNeeded: address), results[i])
+                    k &+= 1
+                }
+                for i in 0..<count { unsafe targets[i] = results[i] }
             }
         }
     }

@@ -127,8 +127,10 @@ func prefix(_ text: String) throws -> IPPrefix { try InterfaceAddress(text).pref
             }
             let published = table.publish()
             #expect(table.count == routes.count)
-            for _ in 0..<50 {
-                let address = address()
+            let addresses = (0..<50).map { _ in address() }
+            let inBulk = bulk(published, addresses.map { Number($0).bits }, family)
+            for (address, found) in zip(addresses, inBulk) {
+                #expect(found == naive(address, routes), "\(address), turn \(turn)")
                 #expect(published.lookup(address) == naive(address, routes), "\(address), turn \(turn)")
                 #expect(table.match(address)?.target ?? 0 == naive(address, routes))
             }
@@ -174,10 +176,8 @@ func prefix(_ text: String) throws -> IPPrefix { try InterfaceAddress(text).pref
                 }
                 let found = (0..<4096).map { published.lookup(address($0)) }
                 #expect(found == painted, "window at bit \(shift), \(routes.count) routes")
-                if family == .v4 {
-                    let addresses = (0..<4096).map { UInt32(Number(address($0)).bits) }
-                    #expect(bulk(published, addresses) == painted)
-                }
+                let addresses = (0..<4096).map { Number(address($0)).bits }
+                #expect(bulk(published, addresses, family) == painted)
                 let listed = table.routes
                 #expect(listed.count == routes.count)
                 for (prefix, target) in listed { #expect(routes[prefix] == target) }
@@ -191,9 +191,11 @@ func prefix(_ text: String) throws -> IPPrefix { try InterfaceAddress(text).pref
         table.insert(try prefix("0.0.0.0/1"), target: 1)
         table.insert(try prefix("0.0.1.0/24"), target: 2)
         table.insert(try prefix("0.0.2.7/32"), target: 3)
-        let addresses = (0..<count).map { UInt32($0) }
+        table.insert(try prefix("::/121"), target: 4)
+        let addresses = (0..<count).map { UInt128($0) }
         let published = table.publish()
-        #expect(bulk(published, addresses) == addresses.map { published.lookup(ipv4: $0) })
+        #expect(bulk(published, addresses, .v4) == addresses.map { published.lookup(ipv4: UInt32($0)) })
+        #expect(bulk(published, addresses, .v6) == addresses.map { published.lookup(ipv6: 0, low: UInt64($0)) })
     }
 
     @Test func routesAreListedInOrder() throws {
@@ -329,9 +331,14 @@ struct Number {
 
 func ones(_ bits: Int) -> UInt128 { bits == 0 ? 0 : UInt128.max >> UInt128(128 - bits) }
 
-func bulk(_ table: ForwardingTable, _ addresses: [UInt32]) -> [UInt32] {
+func bulk(_ table: ForwardingTable, _ addresses: [UInt128], _ family: IPFamily) -> [UInt32] {
     var targets = Array(repeating: UInt32.max, count: addresses.count)
     var span = targets.mutableSpan
-    table.lookup(ipv4: addresses.span, into: &span)
+    if family == .v4 {
+        let addresses = addresses.map { UInt32(truncatingIfNeeded: $0) }
+        table.lookup(ipv4: addresses.span, into: &span)
+    } else {
+        table.lookup(ipv6: addresses.span, into: &span)
+    }
     return targets
 }

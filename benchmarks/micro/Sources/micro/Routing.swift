@@ -147,19 +147,36 @@ struct RoutingBenchmark {
     }
 
     private func cases6(_ table: ForwardingTable, _ traffic: Traffic, _ found: @escaping (UInt64) -> Void) -> [Case] {
-        let addresses = traffic.addresses.map {
-            (UInt64(truncatingIfNeeded: $0 >> 64), UInt64(truncatingIfNeeded: $0))
-        }
+        let addresses = traffic.addresses
         return [
+            Case(name: "bulk") {
+                var sum: UInt64 = 0
+                let time = timed(addresses.count) {
+                    sum = 0
+                    var targets = InlineArray<64, UInt32>(repeating: 0)
+                    var start = 0
+                    while start < addresses.count {
+                        var span = targets.mutableSpan
+                        table.lookup(ipv6: addresses.span.extracting(start..<start + 64), into: &span)
+                        for i in 0..<64 { sum &+= UInt64(targets[i]) }
+                        start += 64
+                    }
+                }
+                found(sum)
+                return time
+            },
             Case(name: "single") {
                 var sum: UInt64 = 0
                 let time = timed(addresses.count) {
                     sum = 0
-                    for (high, low) in addresses { sum &+= UInt64(table.lookup(ipv6: high, low: low)) }
+                    for address in addresses {
+                        let high = UInt64(truncatingIfNeeded: address >> 64)
+                        sum &+= UInt64(table.lookup(ipv6: high, low: UInt64(truncatingIfNeeded: address)))
+                    }
                 }
                 found(sum)
                 return time
-            }
+            },
         ]
     }
 
