@@ -80,7 +80,7 @@ struct RoutingBenchmark {
                 try Data(each.addresses.flatMap { bytes($0, routes.width) }).write(to: files[i])
             }
             for (name, kind) in routes.width == 32
-                ? [("rte_fib", "fib")] : [("rte_fib6", "fib6")]
+                ? [("rte_lpm", "lpm"), ("rte_fib", "fib")] : [("rte_fib6", "fib6")]
             {
                 peers.append(try Peer(peer, name: name, kind: kind, routes: routesFile, traffic: files))
                 inserting[name] = peers.last!.inserting
