@@ -3,13 +3,9 @@ final class RouteNode {
     /// The prefixes that end inside this octet, or at its end. Sorted, hence the shorter before the longer.
     var ends: [(place: Place, target: UInt32)] = []
     /// What goes on below, by octet, sorted.
-    var branches: [(octet: UInt8, below: Below)] = []
-
-    /// What is published of this node is out of date.
-    var isStale = true
+    var branches: [Branch] = []
+    /// What is published of this node.
     var block = Block()
-    /// What the parent's prefixes alone say about this node's addresses; part of its block.
-    var inherited: UInt32 = 0
 
     var isEmpty: Bool { ends.isEmpty && branches.isEmpty }
 
@@ -24,6 +20,17 @@ final class RouteNode {
     }
 }
 
+struct Branch {
+    let octet: UInt8
+    var below: Below
+
+    // What is published of it. This is here and not below, so that publishing a node need not look at all that hang on it.
+    var isStale = true
+    var reference: UInt32 = 0
+    /// What the prefixes of the node that it hangs on say about its addresses; part of its block.
+    var inherited: UInt32 = 0
+}
+
 /// What hangs below an octet.
 enum Below {
     case node(RouteNode)
@@ -34,10 +41,7 @@ enum Below {
 final class RouteLeaf {
     let key: Key
     var target: UInt32
-    // As a node's.
-    var isStale = true
     var block = Block()
-    var inherited: UInt32 = 0
 
     init(_ key: Key, _ target: UInt32) {
         self.key = key
@@ -65,17 +69,15 @@ struct RouteTrie {
     /// IPv4 has so few levels that leaves would not pay.
     private let hasLeaves: Bool
     private(set) var count = 0
+    /// What is published is out of date.
+    private(set) var isStale = false
 
-    init(width: Int) {
-        hasLeaves = width > 32
-        root.isStale = false
-    }
-
-    var isStale: Bool { root.isStale }
+    init(width: Int) { hasLeaves = width > 32 }
 
     mutating func insert(_ key: Key, _ target: UInt32, _ memory: inout BlockMemory) -> UInt32 {
         let former = insert(key, target, root, 0, &memory)
         if former == 0 { count += 1 }
+        isStale = true
         return former
     }
 
@@ -85,7 +87,6 @@ struct RouteTrie {
         var node = start
         var depth = startDepth
         while true {
-            node.isStale = true
             let octet = key.octet(min(depth, 15))
             if key.length <= 8 * (depth + 1) {
                 let place = Place(octet, length: key.length - 8 * depth)
@@ -101,22 +102,22 @@ struct RouteTrie {
             let (at, found) = node.branch(octet)
             guard found else {
                 if hasLeaves {
-                    node.branches.insert((octet, .leaf(RouteLeaf(key, target))), at: at)
+                    node.branches.insert(Branch(octet: octet, below: .leaf(RouteLeaf(key, target))), at: at)
                     return 0
                 }
                 let new = RouteNode()
-                node.branches.insert((octet, .node(new)), at: at)
+                node.branches.insert(Branch(octet: octet, below: .node(new)), at: at)
                 node = new
                 depth += 1
                 continue
             }
+            node.branches[at].isStale = true
             switch node.branches[at].below {
             case .node(let next):
                 node = next
             case .leaf(let leaf) where leaf.key == key:
                 let former = leaf.target
                 leaf.target = target
-                leaf.isStale = true
                 return former
             case .leaf(let leaf):
                 let new = RouteNode()
@@ -131,7 +132,10 @@ struct RouteTrie {
 
     mutating func remove(_ key: Key, _ memory: inout BlockMemory) -> UInt32 {
         let former = remove(key, root, 0, &memory)
-        if former != 0 { count -= 1 }
+        if former != 0 {
+            count -= 1
+            isStale = true
+        }
         return former
     }
 
@@ -140,7 +144,6 @@ struct RouteTrie {
         if key.length <= 8 * (depth + 1) {
             let (at, found) = node.end(Place(octet, length: key.length - 8 * depth))
             guard found else { return 0 }
-            node.isStale = true
             return node.ends.remove(at: at).target
         }
         let (at, found) = node.branch(octet)
@@ -155,6 +158,7 @@ struct RouteTrie {
         case .node(let next):
             former = remove(key, next, depth + 1, &memory)
             guard former != 0 else { return 0 }
+            node.branches[at].isStale = true
             if next.isEmpty {
                 memory.retire(next.block)
                 node.branches.remove(at: at)
@@ -163,7 +167,6 @@ struct RouteTrie {
                 node.branches[at].below = .leaf(leaf)
             }
         }
-        node.isStale = true
         return former
     }
 
@@ -175,11 +178,7 @@ struct RouteTrie {
             let bits = above | UInt128(place.octets.lowerBound) << UInt128(120 - 8 * depth)
             return RouteLeaf(Key(bits: bits, length: 8 * depth + place.length), target)
         }
-        if node.ends.isEmpty && node.branches.count == 1, case .leaf(let leaf) = node.branches[0].below {
-            // What is published of it says what its former parent's prefixes say; the next one's may differ.
-            leaf.isStale = true
-            return leaf
-        }
+        if node.ends.isEmpty && node.branches.count == 1, case .leaf(let leaf) = node.branches[0].below { return leaf }
         return nil
     }
 
@@ -238,13 +237,14 @@ struct RouteTrie {
 
     // MARK: Publishing
 
-    /// Publishes every stale node's block anew. Returns the root's block.
-    func build(_ memory: inout BlockMemory) -> UInt32 {
-        guard root.isStale else { return root.block.reference }
-        return build(root, 0, &memory).reference
+    /// Publishes anew what is out of date. Returns the root's block.
+    mutating func build(_ memory: inout BlockMemory) -> UInt32 {
+        if isStale { build(root, 0, inherited: 0, &memory) }
+        isStale = false
+        return root.block.reference
     }
 
-    private func build(_ node: RouteNode, _ depth: Int, _ memory: inout BlockMemory) -> Block {
+    private func build(_ node: RouteNode, _ depth: Int, inherited: UInt32, _ memory: inout BlockMemory) {
         // For each octet what the prefixes of this node say, and the block below.
         var targets = InlineArray<256, UInt32>(repeating: 0)
         var below = InlineArray<256, UInt32>(repeating: 0)
@@ -252,32 +252,29 @@ struct RouteTrie {
             for octet in place.octets { targets[octet] = target }
         }
         let isDirect = depth < Layout.directLevels
-        for (octet, branch) in node.branches {
+        for at in node.branches.indices {
+            let octet = Int(node.branches[at].octet)
             // A direct entry has room for both; elsewhere the block below takes the target's place, and takes it over.
-            let inherited = isDirect ? 0 : targets[Int(octet)]
-            switch branch {
-            case .node(let next):
-                if next.inherited != inherited {
-                    next.inherited = inherited
-                    next.isStale = true
-                }
-                below[Int(octet)] = next.isStale ? build(next, depth + 1, &memory).reference : next.block.reference
-            case .leaf(let leaf):
-                if leaf.isStale || leaf.inherited != inherited {
-                    leaf.inherited = inherited
+            let inherited = isDirect ? 0 : targets[octet]
+            if node.branches[at].isStale || node.branches[at].inherited != inherited {
+                switch node.branches[at].below {
+                case .node(let next):
+                    build(next, depth + 1, inherited: inherited, &memory)
+                    node.branches[at].reference = next.block.reference
+                case .leaf(let leaf):
                     memory.retire(leaf.block)
                     leaf.block = memory.makeLeaf(leaf.key, target: leaf.target, inherited: inherited)
-                    leaf.isStale = false
+                    node.branches[at].reference = leaf.block.reference
                 }
-                below[Int(octet)] = leaf.block.reference
+                node.branches[at].isStale = false
+                node.branches[at].inherited = inherited
             }
+            below[octet] = node.branches[at].reference
         }
         memory.retire(node.block)
         node.block =
             isDirect
-            ? memory.makeDirect(targets, below) : memory.makeRanked(targets, below, inherited: node.inherited)
-        node.isStale = false
-        return node.block
+            ? memory.makeDirect(targets, below) : memory.makeRanked(targets, below, inherited: inherited)
     }
 }
 
