@@ -81,7 +81,7 @@ struct BlockMemory: ~Copyable {
         return Block(reference: UInt32(top), units: UInt32(units))
     }
 
-    mutating func makeDirect(_ targets: InlineArray<256, UInt32>, _ below: InlineArray<256, UInt32>) -> Block {
+    mutating func makeDirect(_ targets: Span<UInt32>, _ below: Span<UInt32>) -> Block {
         let block = allocate(Layout.directSize)
         // SAFETY: `allocate` returns this many octets, aligned to 64, that nobody else reads or writes.
         let at = unsafe area.base.advanced(by: Int(block.reference)).bindMemory(
@@ -91,7 +91,7 @@ struct BlockMemory: ~Copyable {
     }
 
     mutating func makeRanked(
-        _ targets: InlineArray<256, UInt32>, _ below: InlineArray<256, UInt32>, inherited: UInt32
+        _ targets: Span<UInt32>, _ below: Span<UInt32>, inherited: UInt32
     ) -> Block {
         // The inherited target, then a value for each run.
         var values = InlineArray<257, UInt32>(repeating: 0)

@@ -274,7 +274,8 @@ struct RouteTrie {
         memory.retire(node.block)
         node.block =
             isDirect
-            ? memory.makeDirect(targets, below) : memory.makeRanked(targets, below, inherited: inherited)
+            ? memory.makeDirect(targets.span, below.span)
+            : memory.makeRanked(targets.span, below.span, inherited: inherited)
     }
 }
 
