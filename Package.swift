@@ -24,6 +24,7 @@ let package = Package(
     targets: [
         // C: headers and system libraries
         .target(name: "CLinux"),
+        .target(name: "CPrefetch"),
         .systemLibrary(name: "CMnl", pkgConfig: "libmnl", providers: [.apt(["libmnl-dev"])]),
         .systemLibrary(name: "CNftnl", pkgConfig: "libnftnl", providers: [.apt(["libnftnl-dev"])]),
         .systemLibrary(name: "CBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev"])]),
@@ -34,7 +35,7 @@ let package = Package(
         .executableTarget(name: "embed-object", swiftSettings: strict),
 
         .target(name: "Packets", swiftSettings: strict + views),
-        .target(name: "Routing", dependencies: ["Packets"], swiftSettings: strict),
+        .target(name: "Routing", dependencies: ["CPrefetch", "Packets"], swiftSettings: strict),
         .target(name: "Forwarding", dependencies: ["Packets", "Routing"], swiftSettings: strict + views),
         .target(name: "Firewall", dependencies: ["Packets"], swiftSettings: strict),
         .target(
