@@ -93,6 +93,8 @@ let package = Package(
         .testTarget(
             name: "RouterTests", dependencies: ["Router", "Kernel", "Firewall", "Packets"], swiftSettings: strict),
         .testTarget(
+            name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),
+        .testTarget(
             name: "SystemTests", dependencies: ["Kernel", "Packets", "Router", "TestSupport"], swiftSettings: strict),
     ]
 )
