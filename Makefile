@@ -13,6 +13,7 @@ DEMO_PACKAGES  := iproute2 iputils-ping
 TEST_PACKAGES  := binutils bpftool ethtool iperf3 iproute2 iptables iputils-arping iputils-ping jq nftables procps python3 tcpdump \
                   busybox-static cpio kmod qemu-system-x86
 LINT_PACKAGES  := shellcheck
+BENCH_PACKAGES := dpdk-dev gcc iperf3 jq libc6-dev openvswitch-switch
 INSTALL_PACKAGES := binutils jq
 
 # Asks dpkg in one call (10 ms). The package lists are updated only if apt knows no such package or a version that has gone.
@@ -33,7 +34,7 @@ endef
 RELEASE := -c release --static-swift-stdlib --product vrouter
 BINARY  := .build/release/vrouter
 
-.PHONY: help deps build install uninstall demo test lint clean deps-build deps-demo deps-test deps-lint deps-install
+.PHONY: help deps build install uninstall demo bench test lint clean deps-build deps-demo deps-bench deps-test deps-lint deps-install
 
 help:
 	@echo 'vrouter turns a Linux host into the router between VLANs.'
@@ -45,14 +46,18 @@ help:
 	@echo '  make test       lint, unit tests, system tests on this kernel, and again on the stock Debian kernel in a virtual machine'
 	@echo '                  VM=no leaves the virtual machine out, VERBOSE=1 shows every test, SUITES="KernelTests ..." runs only those'
 	@echo '  make lint       format and shell scripts'
+	@echo '  make bench      how fast this machine routes, beside Open vSwitch and others; writes benchmarks/RESULTS.md; ten minutes'
+	@echo '                  BENCH="--quick" gives options of `vrouter bench`, PEERS="" leaves the others out'
 	@echo '  make deps       the Debian packages for all of these (each target installs its own, too)'
 	@echo '  make clean      removes what was built, and the kernel that the virtual machine booted'
 
-deps: deps-build deps-demo deps-test deps-lint deps-install
+deps: deps-build deps-demo deps-bench deps-test deps-lint deps-install
 deps-build:
 	$(call ensure,$(BUILD_PACKAGES))
 deps-demo:
 	$(call ensure,$(DEMO_PACKAGES))
+deps-bench:
+	$(call ensure,$(BENCH_PACKAGES))
 deps-test:
 	$(call ensure,$(TEST_PACKAGES))
 deps-lint:
@@ -66,6 +71,13 @@ build: deps-build
 
 demo: deps-demo build
 	$(SUDO) $(BINARY) lab
+
+# ---- Measurements. What is written belongs to whoever runs make.
+BENCH ?=
+PEERS ?= reflector ovs testpmd
+
+bench: deps-bench build
+	$(SUDO) benchmarks/forwarding/run.sh --write --peers "$(PEERS)" $(BENCH)
 
 # ---- Installation. `make install` as a user asks for root only to write where the user may not; after `make build`,
 # `sudo make install` does as well: root by way of sudo builds nothing, or files in your .build would become root's.

@@ -79,7 +79,8 @@ let package = Package(
             swiftSettings: strict),
 
         .target(
-            name: "TestSupport", dependencies: ["Kernel", "Packets"], path: "Tests/TestSupport", swiftSettings: strict),
+            name: "TestSupport", dependencies: ["Forwarding", "Kernel", "Packets"], path: "Tests/TestSupport",
+            swiftSettings: strict),
         .testTarget(name: "PacketsTests", dependencies: ["Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
             name: "PacketIOTests", dependencies: ["PacketIO", "Packets", "Kernel", "TestSupport"], swiftSettings: strict
@@ -94,6 +95,8 @@ let package = Package(
             name: "KernelTests", dependencies: ["Kernel", "Firewall", "Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
             name: "RouterTests", dependencies: ["Router", "Kernel", "Firewall", "Packets"], swiftSettings: strict),
+        .testTarget(
+            name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "SystemTests",
             dependencies: ["Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport"],

@@ -35,7 +35,8 @@ extension Pipeline {
         }
         switch targets[Int(route)] {
         case .local: return .drop(.sourceOwn)
-        case .broadcast: return check == .none ? .punt(.sourceUndecided) : .drop(.sourceAddress)
+        // Without rp_filter, Linux does not look whether it is one.
+        case .broadcast: return check == .none ? .forward : .drop(.sourceAddress)
         case .forward(let first, let count):
             guard check == .strict else { return .forward }
             let adjacencies = snapshot.adjacencies.span

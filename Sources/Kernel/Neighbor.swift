@@ -26,6 +26,9 @@ public struct Neighbor: Hashable, Sendable {
     /// Whether the kernel sends to the MAC address (NUD_VALID). It may be old: then it also finds out whether it still holds.
     public var isValid: Bool { state & Self.valid != 0 && macAddress != nil }
 
+    /// Whether the kernel would ask after it if it were used.
+    public var isStale: Bool { state & UInt16(NUD_STALE) != 0 }
+
     /// NUD_PERMANENT, NUD_NOARP, NUD_REACHABLE, NUD_PROBE, NUD_STALE and NUD_DELAY.
     private static let valid: UInt16 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08
 }

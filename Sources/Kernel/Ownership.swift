@@ -22,10 +22,23 @@ import SystemPackage
         public static let kernel = Destination(vlan: nil, mtu: 0)
     }
 
+    /// The way in from a VLAN.
+    public struct Ingress: Hashable, Sendable {
+        /// IP MTU, in octets.
+        public var mtu: UInt16
+        /// Whether only hosts of this VLAN are to be forwarded for.
+        public var checksSource: Bool
+
+        public init(mtu: UInt16, checksSource: Bool) {
+            self.mtu = mtu
+            self.checksSource = checksSource
+        }
+    }
+
     /// Everything by which the programs decide, but for the prefixes.
     public struct Contents: Sendable {
         /// VLANs whose frames may be a worker's.
-        public var ingress: Set<VLANID> = []
+        public var ingress: [VLANID: Ingress] = [:]
         /// Looked at first.
         public var hosts: [IPAddress: Destination] = [:]
         /// By the numbers that prefixes have; number 0 is the kernel's.
@@ -174,8 +187,10 @@ import SystemPackage
     public mutating func withdraw(
         notIn wanted: Contents, prefixes: [(IPPrefix, UInt32)] = []
     ) throws(KernelError) {
-        for vlan in contents.ingress.subtracting(wanted.ingress) { try setIngress(vlan, false) }
-        contents.ingress.formIntersection(wanted.ingress)
+        for (vlan, ingress) in contents.ingress where wanted.ingress[vlan] != ingress {
+            try setIngress(vlan, nil)
+            contents.ingress[vlan] = nil
+        }
         for (address, destination) in contents.hosts where wanted.hosts[address] != destination {
             try deleteHost(address)
             contents.hosts[address] = nil
@@ -206,7 +221,7 @@ import SystemPackage
         let before = contents
         contents = wanted
         try setControl()
-        for vlan in wanted.ingress.subtracting(before.ingress) { try setIngress(vlan, true) }
+        for (vlan, ingress) in wanted.ingress where before.ingress[vlan] != ingress { try setIngress(vlan, ingress) }
     }
 
     // MARK: The maps, laid out as in ownership.bpf.c
@@ -217,8 +232,9 @@ import SystemPackage
         try set("own_control", UInt32(0).nativeBytes, value)
     }
 
-    private func setIngress(_ vlan: VLANID, _ isOwned: Bool) throws(KernelError) {
-        try set("own_ingress", UInt32(vlan.rawValue).nativeBytes, UInt32(isOwned ? 1 : 0).nativeBytes)
+    private func setIngress(_ vlan: VLANID, _ ingress: Ingress?) throws(KernelError) {
+        let value = (ingress?.mtu ?? 0).nativeBytes + UInt16(ingress?.checksSource == true ? 1 : 0).nativeBytes
+        try set("own_ingress", UInt32(vlan.rawValue).nativeBytes, value)
     }
 
     private func setHost(_ address: IPAddress, _ destination: Destination) throws(KernelError) {

@@ -228,17 +228,27 @@ extension NetlinkSocket {
 extension NetlinkBatch {
     /// `ip route add default via GATEWAY`
     public mutating func addDefaultRoute(via gateway: IPAddress) {
+        let any: IPAddress = gateway.isV4 ? .v4(IPv4Address(0)) : .v6(IPv6Address(0))
+        addRoute(to: IPPrefix(any, length: 0), via: gateway, linkIndex: nil)
+    }
+
+    /// `ip route add DESTINATION via GATEWAY dev LINK`
+    public mutating func addRoute(to destination: IPPrefix, via gateway: IPAddress, linkIndex: UInt32?) {
         var header = rtmsg()
         header.rtm_family = UInt8(gateway.isV4 ? AF_INET : AF_INET6)
+        header.rtm_dst_len = UInt8(destination.length)
         header.rtm_table = UInt8(RT_TABLE_MAIN.rawValue)
         header.rtm_protocol = UInt8(RTPROT_STATIC)
         header.rtm_scope = UInt8(RT_SCOPE_UNIVERSE.rawValue)
         header.rtm_type = UInt8(RTN_UNICAST)
+        let what = destination.length == 0 ? "default route" : "route to \(destination)"
         add(
-            "add default route via \(gateway)", type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+            "add \(what) via \(gateway)", type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
             header: header
         ) {
+            if destination.length > 0 { $0.put(Int(RTA_DST.rawValue), destination.network.octets) }
             $0.put(Int(RTA_GATEWAY.rawValue), gateway.octets)
+            if let linkIndex { $0.put(Int(RTA_OIF.rawValue), linkIndex) }
         }
     }
 }

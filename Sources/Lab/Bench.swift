@@ -5,17 +5,23 @@ import Router
 /// Measures how fast this machine routes between VLANs, in namespaces that it makes and removes.
 public struct Bench {
     public struct Settings: Sendable {
-        public var datapaths: [Datapath] = [.kernel]
+        public var forwarders: [Forwarder] = [.vrouter(.kernel)]
         public var rules: [BenchRules] = [.none, .article]
         /// With the frame check sequence, without the tag.
         public var frameBytes = [64, 128, 256, 512, 1024, 1280, 1518]
         public var flows = 256
+        /// In the router's table; tables that are larger than the smallest are measured with the first frame size.
+        public var routes = [2]
         /// Of one measurement.
         public var seconds = 1.0
+        /// How many TCP connections at once; none: TCP is left out.
+        public var connections = [1, 8]
         /// How often the largest rate is measured, each datapath in turn.
         public var rounds = 3
 
         public init() {}
+
+        fileprivate var tcpSeconds: Int { max(1, Int((3 * seconds).rounded())) }
 
         /// Says what cannot be measured.
         public func check() throws(Failure) {
@@ -27,6 +33,18 @@ public struct Bench {
             }
             guard (1...1 << 20).contains(flows) else {
                 throw Failure(.usage, "--flows \(flows): not from 1 to \(1 << 20)", remedy: "use the default, 256")
+            }
+            for count in routes where !(2...BenchNetwork.mostRoutes).contains(count) {
+                throw Failure(
+                    .usage, "--routes \(count): not from 2 to \(BenchNetwork.mostRoutes)",
+                    remedy: "use the default, 2, or for example 2,1000,100000,1000000")
+            }
+            guard routes == routes.sorted() else {
+                throw Failure(.usage, "--routes: a table only grows", remedy: "give them in ascending order")
+            }
+            for count in connections where !(1...128).contains(count) {
+                throw Failure(
+                    .usage, "--tcp \(count): iperf3 makes 1 to 128 connections", remedy: "use the default, 1,8")
             }
             guard seconds >= 0.05, seconds <= 600 else {
                 throw Failure(
@@ -60,6 +78,7 @@ public struct Bench {
     ///
     /// Signals that ask the process to end are caught from here on; one that came makes this fail, with everything removed.
     public func run(version: String, date: String) throws(Failure) -> BenchReport {
+        if !settings.connections.isEmpty { try Goodput.checkInstalled() }
         let driver = try Driver.choose(nil)
         Interruption.catchSignals()
         SmallFile.makeDirectory("/run/vrouter")
@@ -105,43 +124,90 @@ public struct Bench {
             result.machine.generator.append(
                 .init(
                     frameBytes: size, maxMpps: Double(window.received) / window.seconds / 1e6,
-                    cpuNanosecondsPerPacket: Double(window.processorTime) / Double(max(window.sent, 1))))
+                    cpuNanosecondsPerPacket: Double(window.processorTime) / Double(max(window.sent, 1)),
+                    coreShare: min(Double(window.processorTime) / (window.seconds * 1e9), 1)))
         }
         try BenchNetwork.deleteAll()
     }
 
-    /// All datapaths side by side, so that what else the machine does meets them alike.
+    /// All forwarders side by side, so that what else the machine does meets them alike.
     private func measure(
         _ rules: BenchRules, _ result: inout BenchReport, _ schedule: inout Schedule
     ) throws(Failure) {
         var subjects: [Subject] = []
-        for datapath in settings.datapaths {
-            try announce(
-                "\(datapath.rawValue), rules \(rules.rawValue): building", &schedule, seconds: Schedule.building)
-            let network = try BenchNetwork(name: datapath.rawValue)
-            try network.becomeRouter(executable, datapath, rules)
-            let subject = Subject(
-                name: datapath.rawValue, meter: try Meter(network, flows: BenchNetwork.flows(settings.flows)))
-            try subject.meter.use(frameBytes: settings.frameBytes[0])
-            try subject.meter.openFlows()
+        defer { for subject in subjects { subject.end() } }
+        for forwarder in settings.forwarders where forwarder.isMeasured(with: rules) {
+            try announce("\(forwarder.name), rules \(rules.rawValue): building", &schedule, seconds: Schedule.building)
+            let subject = try Subject(forwarder, rules, flows: settings.flows, executable: executable)
+            try subject.open(frameBytes: settings.frameBytes[0])
             subjects.append(subject)
         }
         for size in settings.frameBytes {
-            let generator = result.machine.generator.first { $0.frameBytes == size }?.cpuNanosecondsPerPacket ?? 0
-            for subject in subjects {
-                try subject.meter.use(frameBytes: size)
-                subject.begin()
+            try measure(subjects, rules, frameBytes: size, &result, &schedule)
+        }
+        for routes in settings.routes where routes > BenchNetwork.vlans.count {
+            let routers = subjects.filter(\.hasRoutes)
+            for subject in routers {
+                try announce(
+                    "\(subject.name), rules \(rules.rawValue): adding routes up to \(routes)", &schedule,
+                    seconds: Schedule.building + Double(routes) * Schedule.addingRoute)
+                try subject.addRoutes(upTo: routes)
+                try subject.open(frameBytes: settings.frameBytes[0])
             }
-            func what(_ subject: Subject) -> String { "\(subject.name), rules \(rules.rawValue), \(size) bytes" }
-            for round in 1...settings.rounds {
-                for subject in subjects {
-                    try announce(
-                        "\(what(subject)): as much as it can, round \(round)", &schedule, seconds: settings.seconds)
-                    try subject.overload(seconds: settings.seconds, generator: generator)
+            try measure(routers, rules, frameBytes: settings.frameBytes[0], &result, &schedule)
+        }
+        try measureTCP(subjects.filter(\.hasHosts), rules, &result, &schedule)
+    }
+
+    private func measure(
+        _ subjects: [Subject], _ rules: BenchRules, frameBytes: Int, _ result: inout BenchReport,
+        _ schedule: inout Schedule
+    ) throws(Failure) {
+        let generator = result.machine.generator.first { $0.frameBytes == frameBytes }?.cpuNanosecondsPerPacket ?? 0
+        for subject in subjects { try subject.begin(frameBytes: frameBytes) }
+        func what(_ subject: Subject) -> String {
+            "\(subject.name), rules \(rules.rawValue), \(frameBytes) bytes, \(subject.routes) routes"
+        }
+        for round in 1...settings.rounds {
+            for subject in subjects {
+                try announce(
+                    "\(what(subject)): as much as it can, round \(round)", &schedule, seconds: settings.seconds)
+                try subject.overload(seconds: settings.seconds, generator: generator)
+            }
+        }
+        for number in 0..<LossFreeSearch.most {
+            let seconds = settings.seconds * Schedule.searchShare
+            for subject in subjects {
+                guard subject.isSearching else {
+                    schedule.spend(seconds)
+                    continue
                 }
+                try announce("\(what(subject)): without loss, try \(number + 1)", &schedule, seconds: seconds)
+                try subject.search(seconds: seconds)
             }
-            for subject in subjects {
-                result.results.append(subject.cell(rules, size, flows: settings.flows))
+        }
+        for subject in subjects {
+            try announce("\(what(subject)): latency", &schedule, seconds: settings.seconds)
+            try subject.measureLatency(seconds: settings.seconds)
+            result.results.append(subject.cell(rules))
+        }
+    }
+
+    private func measureTCP(
+        _ subjects: [Subject], _ rules: BenchRules, _ result: inout BenchReport, _ schedule: inout Schedule
+    ) throws(Failure) {
+        guard !settings.connections.isEmpty else { return }
+        let driver = result.machine.driver
+        let goodputs = try subjects.map { subject throws(Failure) in try Goodput(subject.network, driver: driver) }
+        for connections in settings.connections {
+            for (subject, goodput) in zip(subjects, goodputs) {
+                try announce(
+                    "\(subject.name), rules \(rules.rawValue): TCP, connections: \(connections)", &schedule,
+                    seconds: Double(settings.tcpSeconds))
+                let rate = try goodput.measure(connections: connections, seconds: settings.tcpSeconds)
+                result.tcp.append(
+                    .init(
+                        datapath: subject.name, rules: rules, connections: connections, gbitPerSecond: rate / 1e9))
             }
         }
     }
@@ -157,14 +223,30 @@ public struct Bench {
 private struct Schedule {
     /// Building a network, opening its flows.
     static let building = 3.0
+    /// Of the time of a measurement, for one try of a search.
+    static let searchShare = 0.5
+    /// Of one route.
+    static let addingRoute = 10e-6
     private let total: Double
     private var spent = 0.0
 
     init(_ settings: Bench.Settings) {
-        let routers = Double(settings.datapaths.count * settings.rules.count)
+        let cell =
+            Double(settings.rounds + 1) * settings.seconds
+            + Double(LossFreeSearch.most) * settings.seconds * Self.searchShare
         let sizes = Double(settings.frameBytes.count)
-        total =
-            sizes * settings.seconds + routers * (Self.building + sizes * Double(settings.rounds) * settings.seconds)
+        var total = sizes * settings.seconds
+        for rules in settings.rules {
+            for forwarder in settings.forwarders where forwarder.isMeasured(with: rules) {
+                total += Self.building + sizes * cell
+                guard case .vrouter = forwarder else { continue }
+                for routes in settings.routes where routes > BenchNetwork.vlans.count {
+                    total += Self.building + Double(routes) * Self.addingRoute + cell
+                }
+                total += Double(settings.connections.count * settings.tcpSeconds)
+            }
+        }
+        self.total = total
     }
 
     var done: Double { total > 0 ? min(spent / total, 1) : 1 }
@@ -172,70 +254,9 @@ private struct Schedule {
     mutating func spend(_ seconds: Double) { spent += seconds }
 }
 
-/// A router under test.
-private final class Subject {
-    let name: String
-    var meter: Meter
-    private var rates: [Double] = []
-    private var costs: [Double] = []
-    private var sent: UInt64 = 0
-    private var received: UInt64 = 0
-
-    init(name: String, meter: consuming Meter) {
-        self.name = name
-        self.meter = meter
-    }
-
-    func begin() {
-        (rates, costs, sent, received) = ([], [], 0, 0)
-    }
-
-    /// - Parameter generator: nanoseconds that a frame costs it.
-    func overload(seconds: Double, generator: Double) throws(Failure) {
-        try meter.exchange()
-        let trial = try measure(.init(seconds: seconds))
-        rates.append(trial.framesPerSecond)
-        let own = Double(trial.window.processorTime) - Double(trial.window.sent) * generator
-        costs.append(max(own, 0) / Double(max(trial.window.received, 1)))
-    }
-
-    private func measure(_ load: Meter.Load) throws(Failure) -> Meter.Trial {
-        let trial = try meter.measure(load)
-        guard trial.wrong == 0 else {
-            throw Failure(
-                .software,
-                "\(name): \(trial.wrong) of \(trial.sent) frames came back otherwise than a router forwards them")
-        }
-        sent += trial.sent
-        received += trial.received
-        return trial
-    }
-
-    func cell(_ rules: BenchRules, _ frameBytes: Int, flows: Int) -> BenchReport.Cell {
-        BenchReport.Cell(
-            datapath: name, rules: rules, frameBytes: frameBytes, flows: flows, routes: BenchNetwork.vlans.count,
-            maxMpps: median(rates) / 1e6, cpuNanosecondsPerPacket: median(costs), sent: sent, received: received)
-    }
-}
-
-func median(_ values: [Double]) -> Double {
-    let sorted = values.sorted()
-    guard !sorted.isEmpty else { return 0 }
-    return (sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
-}
-
-extension BenchReport.Machine {
-    static func this(vrouter: String, date: String, driver: Driver) -> Self {
-        func value(_ key: String, in file: String) -> String? {
-            SmallFile.lines(in: file).first { $0.hasPrefix(key) }.flatMap { line in
-                line.firstIndex(of: ":").map { String(line[line.index(after: $0)...].drop { $0 == " " || $0 == "\t" }) }
-            }
-        }
-        let kilobytes = value("MemTotal", in: "/proc/meminfo")?.split(separator: " ").first.flatMap { UInt64($0) }
-        return Self(
-            cpu: value("model name", in: "/proc/cpuinfo") ?? "unknown",
-            cores: SmallFile.lines(in: "/proc/cpuinfo").count { $0.hasPrefix("processor") },
-            kernel: (try? Sysctl("kernel/osrelease").read()) ?? "unknown", vrouter: vrouter, date: date,
-            memoryBytes: (kilobytes ?? 0) * 1024, driver: driver, generatorCore: Int(Meter.generatorCore))
+extension Forwarder {
+    /// Only vrouter has rules.
+    func isMeasured(with rules: BenchRules) -> Bool {
+        if case .command = self { rules == .none } else { true }
     }
 }

@@ -20,6 +20,7 @@ struct BenchNetwork {
     ].compactMap { vlan in VLANID(vlan.0).map { ($0, vlan.1, vlan.2) } }
     static let hostsPerVLAN: UInt32 = 16
 
+    private let name: String
     let wire: String
     let router: String
     /// Of the trunk, on the wire's side.
@@ -46,16 +47,22 @@ struct BenchNetwork {
         }
     }
 
+    private static func host(_ host: String, of name: String) -> String { "\(prefix)\(name)-\(host)" }
+
+    /// The namespace of another host of this network.
+    func host(_ host: String) -> String { Self.host(host, of: name) }
+
     /// Makes the cable. Its ends need GRO, which gives a veth end its NAPI: XDP frames are delivered to no other.
     init(name: String) throws(Failure) {
-        let wire = "\(Self.prefix)\(name)-wire"
-        let router = "\(Self.prefix)\(name)-router"
+        let wire = Self.host("wire", of: name)
+        let router = Self.host("router", of: name)
+        self.name = name
         self.wire = wire
         self.router = router
         (linkIndex, routerLinkIndex, routerAddress) = try kernel { () throws(KernelError) in
             for name in [wire, router] {
                 try Namespace.add(name)
-                try inside(name) { (socket) throws(KernelError) in
+                try within(name) { (socket) throws(KernelError) in
                     var batch = NetlinkBatch()
                     batch.setLink(.name("lo"), up: true)
                     try socket.execute(batch)
@@ -64,7 +71,7 @@ struct BenchNetwork {
             let descriptor = try Namespace.open(wire)
             defer { Namespace.close(descriptor) }
             let links = try [router, wire].map { name throws(KernelError) in
-                try inside(name) { (socket) throws(KernelError) in
+                try within(name) { (socket) throws(KernelError) in
                     var batch = NetlinkBatch()
                     if name == router {
                         batch.addVethPair(name: Self.trunk, peer: Self.trunk, peerNamespace: descriptor)
@@ -94,7 +101,7 @@ struct BenchNetwork {
                     + outcome.errors)
         }
         try kernel { () throws(KernelError) in
-            try inside(router) { (socket) throws(KernelError) in
+            try within(router) { (socket) throws(KernelError) in
                 var batch = NetlinkBatch()
                 for vlan in Self.vlans {
                     let gateway = try link("\(Self.trunk).\(vlan.id)", socket)
@@ -109,13 +116,65 @@ struct BenchNetwork {
         }
     }
 
-    /// From each host of the first VLAN to each of the second, then from the next port.
-    static func flows(_ count: Int) -> [Traffic.Flow] {
-        (0..<UInt32(count)).map { number in
+    /// Starts somebody else's forwarder. It finds what it needs to know in its environment.
+    func start(_ command: String) throws(KernelError) -> ChildProcess {
+        try Namespace.run(in: router) { () throws(KernelError) in
+            try ChildProcess(
+                ["sh", "-c", command],
+                environment: [
+                    "TRUNK": Self.trunk, "TRUNK_MAC": "\(routerAddress)", "HOST_MAC": "\(Traffic.hostAddress)",
+                    "VLAN_1": "\(Self.vlans[0].id)", "VLAN_2": "\(Self.vlans[1].id)",
+                ])
+        }
+    }
+
+    /// Sends a signal to every program on the router.
+    func signal(_ number: Int32) throws(KernelError) {
+        for process in try Namespace.processes(in: router) { ChildProcess.signal(number, to: process) }
+    }
+
+    /// Routes behind the second VLAN have 1024 addresses of their own each, from 16.0.0.0 on.
+    private static let firstRouted: UInt32 = 0x1000_0000
+    private static let addressesPerRoute: UInt32 = 1024
+    static let mostRoutes = 1 << 20
+
+    /// The routes with these numbers, of which the first are those of the VLANs: prefixes of /22 to /28, each by way of another host.
+    func addRoutes(_ numbers: Range<Int>) throws(KernelError) {
+        let last = Self.vlans[Self.vlans.count - 1]
+        try within(router) { (socket) throws(KernelError) in
+            let gateway = try link("\(Self.trunk).\(last.id)", socket)
+            var start = numbers.lowerBound
+            while start < numbers.upperBound, Interruption.signal == nil {
+                let end = min(start + 10_000, numbers.upperBound)
+                var batch = NetlinkBatch()
+                for number in UInt32(start)..<UInt32(end) {
+                    batch.addRoute(
+                        to: IPPrefix(.v4(Self.routed(number)), length: 22 + Int(number % 7)),
+                        via: .v4(IPv4Address(last.hosts + number % Self.hostsPerVLAN)), linkIndex: gateway.index)
+                }
+                try socket.execute(batch)
+                start = end
+            }
+        }
+    }
+
+    /// The first address behind a route.
+    private static func routed(_ number: UInt32) -> IPv4Address {
+        IPv4Address(firstRouted + (number - UInt32(vlans.count)) * addressesPerRoute)
+    }
+
+    /// From each host of the first VLAN to each of the second, then from the next port; or, with more routes than those of the
+    /// VLANs, to addresses behind them, as far apart as can be.
+    static func flows(_ count: Int, routes: Int = vlans.count) -> [Traffic.Flow] {
+        let added = routes - vlans.count
+        return (0..<UInt32(count)).map { number in
             let pair = number % (hostsPerVLAN * hostsPerVLAN)
+            let destination =
+                added > 0
+                ? routed(UInt32(vlans.count) + UInt32(Int(number) * added / count))
+                : IPv4Address(vlans[1].hosts + pair % hostsPerVLAN)
             return Traffic.Flow(
-                source: IPv4Address(vlans[0].hosts + pair / hostsPerVLAN),
-                destination: IPv4Address(vlans[1].hosts + pair % hostsPerVLAN),
+                source: IPv4Address(vlans[0].hosts + pair / hostsPerVLAN), destination: destination,
                 sourcePort: UInt16(truncatingIfNeeded: 1024 + number / (hostsPerVLAN * hostsPerVLAN)),
                 vlan: vlans[0].id, destinationVLAN: vlans[1].id)
         }
@@ -123,13 +182,13 @@ struct BenchNetwork {
 }
 
 /// Runs `body` in a namespace, with a socket that belongs to it.
-private func inside<Value>(
+func within<Value>(
     _ namespace: String, _ body: (borrowing NetlinkSocket) throws(KernelError) -> Value
 ) throws(KernelError) -> Value {
     try Namespace.run(in: namespace) { () throws(KernelError) in try body(try NetlinkSocket()) }
 }
 
-private func link(_ name: String, _ socket: borrowing NetlinkSocket) throws(KernelError) -> Link {
+func link(_ name: String, _ socket: borrowing NetlinkSocket) throws(KernelError) -> Link {
     guard let link = try socket.links().first(where: { $0.name == name }) else {
         throw KernelError("look up \(name)", .noSuchFileOrDirectory, detail: "there is no such interface")
     }

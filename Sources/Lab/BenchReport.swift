@@ -1,3 +1,4 @@
+import Kernel
 import Router
 
 /// The firewall rules of a measurement.
@@ -37,7 +38,12 @@ public struct BenchReport: Sendable, Codable {
             public var frameBytes: Int
             public var maxMpps: Double
             public var cpuNanosecondsPerPacket: Double
+            /// How much of its processor the generator got. Less than 1: other programs run, and all rates are lower for it.
+            public var coreShare: Double
         }
+
+        /// The smallest of the shares.
+        public var coreShare: Double { generator.map(\.coreShare).min() ?? 1 }
     }
 
     public struct Cell: Sendable, Codable {
@@ -64,6 +70,8 @@ public struct BenchReport: Sendable, Codable {
             public var p50: Double
             public var p99: Double
             public var p999: Double
+            /// The rate at which it was measured.
+            public var atMpps: Double
         }
     }
 
@@ -72,5 +80,21 @@ public struct BenchReport: Sendable, Codable {
         public var rules: BenchRules
         public var connections: Int
         public var gbitPerSecond: Double
+    }
+}
+
+extension BenchReport.Machine {
+    static func this(vrouter: String, date: String, driver: Driver) -> Self {
+        func value(_ key: String, in file: String) -> String? {
+            SmallFile.lines(in: file).first { $0.hasPrefix(key) }.flatMap { line in
+                line.firstIndex(of: ":").map { String(line[line.index(after: $0)...].drop { $0 == " " || $0 == "\t" }) }
+            }
+        }
+        let kilobytes = value("MemTotal", in: "/proc/meminfo")?.split(separator: " ").first.flatMap { UInt64($0) }
+        return Self(
+            cpu: value("model name", in: "/proc/cpuinfo") ?? "unknown",
+            cores: SmallFile.lines(in: "/proc/cpuinfo").count { $0.hasPrefix("processor") },
+            kernel: (try? Sysctl("kernel/osrelease").read()) ?? "unknown", vrouter: vrouter, date: date,
+            memoryBytes: (kilobytes ?? 0) * 1024, driver: driver, generatorCore: Int(Meter.generatorCore))
     }
 }

@@ -141,5 +141,5 @@ extension Topology {
 private func inside<Value>(
     _ host: String, _ body: (borrowing NetlinkSocket) throws(KernelError) -> Value
 ) throws(KernelError) -> Value {
-    try Namespace.run(in: LabNamespace.name(host)) { () throws(KernelError) in try body(try NetlinkSocket()) }
+    try within(LabNamespace.name(host), body)
 }

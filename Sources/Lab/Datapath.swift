@@ -13,3 +13,17 @@ public enum Datapath: String, Hashable, Sendable, Codable, CaseIterable {
         }
     }
 }
+
+/// What is measured: a vrouter, or something else that is to be compared to it.
+public enum Forwarder: Sendable {
+    case vrouter(Datapath)
+    /// A shell command that forwards between VLAN 100 and VLAN 200 of an interface until it is ended.
+    case command(name: String, String)
+
+    public var name: String {
+        switch self {
+        case .vrouter(let datapath): datapath.rawValue
+        case .command(let name, _): name
+        }
+    }
+}

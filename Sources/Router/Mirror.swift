@@ -21,7 +21,7 @@ struct Mirror: ~Copyable {
     }
 
     /// What all targets hang on. Where it changes, they are numbered anew.
-    private struct Basis: Hashable {
+    fileprivate struct Basis: Hashable {
         var gateways: [Snapshot.Gateway] = []
         /// By the index of the gateway's interface.
         var vlans: [UInt32: VLANID] = [:]
@@ -96,7 +96,10 @@ struct Mirror: ~Copyable {
         var contents = Ownership.Contents()
         // As the rules have it: see Policy.untracked.
         let vlans = Set(basis.gateways.map(\.vlan)).subtracting(state.configuration.denied.flatMap { [$0.from, $0.to] })
-        contents.ingress = vlans
+        for gateway in basis.gateways where vlans.contains(gateway.vlan) {
+            contents.ingress[gateway.vlan] = Ownership.Ingress(
+                mtu: gateway.mtu, checksSource: gateway.sourceCheck != .none)
+        }
         for (address, target) in builder.hostTargets where basis.families.contains(address.family) {
             let destination = Ownership.Destination(snapshot.adjacencies(ofTarget: Int(target)), vlans)
             if destination.vlan != nil { contents.hosts[address] = destination }

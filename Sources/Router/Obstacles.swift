@@ -1,5 +1,6 @@
 import Firewall
 import Kernel
+import Packets
 import SystemPackage
 
 /// Why the kernel has to forward everything although there is a fast path, in words; empty: it has not.
@@ -14,6 +15,9 @@ enum Obstacles {
         }
         if configuration.usesIPv4, try Sysctl("net/ipv4/ip_forward").read() != "1" {
             reasons.append("the host does not forward (net.ipv4.ip_forward)")
+        }
+        if try Sysctl("net/ipv4/conf/all/accept_local").read() == "1" {
+            reasons.append("packets from the router's own addresses are accepted (net.ipv4.conf.all.accept_local)")
         }
         let rules = try socket.routingRules()
         for family in [IPFamily.v4, .v6] where !RoutingRule.areDefault(rules, family) {

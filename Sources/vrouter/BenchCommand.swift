@@ -21,10 +21,22 @@ struct BenchCommand: ParsableCommand {
     var datapath: String = "kernel"
 
     @Option(
+        name: .customLong("forwarder"), parsing: .singleValue,
         help: ArgumentHelp(
-            "Frame sizes in octets, with the frame check sequence and without the tag (RFC 2544).", valueName: "size,…")
+            """
+            Something else to measure beside it, without rules: a shell command that forwards on the interface $TRUNK between VLAN \
+            $VLAN_1 and VLAN $VLAN_2, to $HOST_MAC. Can be repeated.
+            """, valueName: "name=command", visibility: .hidden))
+    var forwarders: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Frame sizes in octets, with the frame check sequence and without the tag. Default: those of RFC 2544, \
+            64,128,256,512,1024,1280,1518.
+            """, valueName: "size,…")
     )
-    var sizes: String = "64,128,256,512,1024,1280,1518"
+    var sizes: String?
 
     @Option(
         help: ArgumentHelp(
@@ -35,6 +47,15 @@ struct BenchCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Senders, receivers and ports: how many flows.", valueName: "number"))
     var flows: Int = 256
 
+    @Option(
+        help: ArgumentHelp(
+            "Sizes of the routing table, the ones behind the first with the first frame size only.",
+            valueName: "number,…"))
+    var routes: String = "2"
+
+    @Option(help: ArgumentHelp("TCP connections at once, measured with iperf3.", valueName: "number,…|none"))
+    var tcp: String = "1,8"
+
     @Option(help: ArgumentHelp("Of one measurement.", valueName: "seconds"))
     var duration: Double?
 
@@ -43,6 +64,9 @@ struct BenchCommand: ParsableCommand {
 
     @Option(help: ArgumentHelp("Write the result there as JSON; '-' is standard output.", valueName: "file"))
     var json: String?
+
+    @Option(help: ArgumentHelp("Write an image of the result there, as SVG.", valueName: "file"))
+    var plot: String?
 
     enum RulesChoice: String, ExpressibleByArgument, CaseIterable {
         case none, article, both
@@ -70,6 +94,7 @@ struct BenchCommand: ParsableCommand {
         }
         if json != "-" { printTable(result) }
         if let json { try write(try jsonText(result), to: json) }
+        if let plot { try write(result.plot, to: plot) }
     }
 
     private func settings() throws -> Bench.Settings {
@@ -77,12 +102,22 @@ struct BenchCommand: ParsableCommand {
         if quick {
             settings.seconds = 0.2
             settings.rounds = 1
+            settings.frameBytes = [64, 512, 1518]
         }
         if let duration { settings.seconds = duration }
         settings.rules = rules.rules
+        settings.routes = try list(routes, "--routes") { Int($0) }
+        settings.connections = tcp == "none" ? [] : try list(tcp, "--tcp") { Int($0) }
         settings.flows = flows
-        settings.datapaths = try list(datapath, "--datapath") { Datapath(rawValue: $0) }
-        settings.frameBytes = try list(sizes, "--sizes") { Int($0) }
+        settings.forwarders =
+            try list(datapath, "--datapath") { Datapath(rawValue: $0).map(Forwarder.vrouter) }
+            + forwarders.map { text in
+                guard let equals = text.firstIndex(of: "=") else {
+                    throw ValidationError("--forwarder \(text): no '='")
+                }
+                return .command(name: String(text[..<equals]), String(text[text.index(after: equals)...]))
+            }
+        if let sizes { settings.frameBytes = try list(sizes, "--sizes") { Int($0) } }
         try reportingFailure { () throws(Failure) in try settings.check() }
         return settings
     }
@@ -109,25 +144,45 @@ struct BenchCommand: ParsableCommand {
 
     private func printTable(_ result: BenchReport) {
         let machine = result.machine
-        print(
-            "\(machine.cpu), \(machine.cores) cores, Linux \(machine.kernel), driver \(machine.driver.rawValue), vrouter \(machine.vrouter)"
-        )
-        print("the generator runs on core \(machine.generatorCore)\n")
+        print(machine.line)
+        print("the generator, and what the kernel does with its frames at once, run on core \(machine.generatorCore)")
+        if machine.coreShare < 0.95 {
+            let share = decimal(100 * machine.coreShare, 0)
+            print(
+                "note: other programs run here: the generator got \(share) % of its core, and all rates are lower for it"
+            )
+        }
+        print("")
         var generator = Table(["generator alone: bytes", "Mpps", "ns a frame"])
         generator.rightAligned = [0, 1, 2]
         for row in machine.generator {
             generator.add([String(row.frameBytes), decimal(row.maxMpps, 3), decimal(row.cpuNanosecondsPerPacket, 0)])
         }
         print(generator.text)
-        var table = Table(["datapath", "rules", "bytes", "max Mpps", "CPU ns a frame"])
-        table.rightAligned = [2, 3, 4]
+        var table = Table([
+            "datapath", "rules", "bytes", "routes", "max Mpps", "without loss", "CPU ns a frame", "µs: p50", "p99",
+            "p99.9",
+        ])
+        table.rightAligned = [2, 3, 4, 5, 6, 7, 8, 9]
         for cell in result.results {
-            table.add([
-                cell.datapath, cell.rules.rawValue, String(cell.frameBytes), decimal(cell.maxMpps, 3),
-                decimal(cell.cpuNanosecondsPerPacket, 0),
-            ])
+            table.add(
+                [
+                    cell.datapath, cell.rules.rawValue, String(cell.frameBytes), String(cell.routes),
+                    decimal(cell.maxMpps, 3),
+                    cell.lossFreeMpps.map { decimal($0, 3) } ?? "-", decimal(cell.cpuNanosecondsPerPacket, 0),
+                ]
+                    + [cell.latencyMicroseconds?.p50, cell.latencyMicroseconds?.p99, cell.latencyMicroseconds?.p999].map
+                {
+                    $0.map { decimal($0, 1) } ?? "-"
+                })
         }
         print(table.text)
+        var tcp = Table(["datapath", "rules", "TCP connections", "Gbit/s"])
+        tcp.rightAligned = [2, 3]
+        for row in result.tcp {
+            tcp.add([row.datapath, row.rules.rawValue, String(row.connections), decimal(row.gbitPerSecond, 2)])
+        }
+        if !result.tcp.isEmpty { print(tcp.text) }
     }
 }
 

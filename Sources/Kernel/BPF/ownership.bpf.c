@@ -29,8 +29,10 @@
 
 // Read and written by the control plane: Sources/Kernel/Ownership.swift has the same layouts.
 
+// Of the VLAN that a frame comes from.
 struct ingress {
-    __u32 is_owned; // frames of this VLAN may be a worker's
+    __u16 mtu;           // IP MTU of the way in; 0: its frames are the kernel's
+    __u16 checks_source; // whether only hosts of this VLAN may send (rp_filter)
 };
 
 // What lies behind a destination address.
@@ -179,23 +181,40 @@ static __always_inline int is_bulk(struct __sk_buff *skb, __u32 ports_at, __u8 p
     return last && now - *last <= BULK_MEMORY;
 }
 
+// RFC 1812 5.3.7: addresses that are no host's. RFC 3927 2.6.2: nor is one that is of one link only.
+static __always_inline int is_special4(__u32 address) {
+    __u32 value = bpf_ntohl(address);
+    return value >> 24 == 0 || value >> 24 == 127 || value >> 28 >= 14 || value >> 16 == 0xa9fe;
+}
+
+// RFC 4291 2.5.6 and 2.7: of one link only, multicast; ::/8 has the unspecified, the loopback and IPv4's addresses.
+static __always_inline int is_special6(struct in6_addr *address) {
+    __u8 first = address->s6_addr[0];
+    return first == 0 || first == 0xff || (first == 0xfe && (address->s6_addr[1] & 0xc0) == 0x80);
+}
+
 static __always_inline int fits(struct destination *to, __u32 from, __u32 packet_length) {
     return to && to->vlan && to->vlan != from && packet_length <= to->mtu;
 }
 
-static __always_inline int owns4(struct __sk_buff *skb, struct control *control, __u32 vlan, __u64 now) {
+static __always_inline int owns4(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
+                                 __u64 now) {
     struct iphdr ip;
     if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
         return 0;
     if (ip.version != 4 || ip.ihl != 5 || ip.ttl <= 1 || ip.frag_off & bpf_htons(FRAGMENT_MASK))
         return 0;
-    __u32 source = bpf_ntohl(ip.saddr);
-    // RFC 1812 5.3.7: sources that are no host's. RFC 3927 2.6.2: nor is what is of one link only.
-    if (source >> 24 == 0 || source >> 24 == 127 || source >> 28 >= 14 || source >> 16 == 0xa9fe)
+    __u32 address = ip.saddr;
+    if (is_special4(address))
         return 0;
-    __u32 address = ip.daddr;
+    if (ingress->checks_source) {
+        struct destination *from = bpf_map_lookup_elem(&own_hosts4, &address);
+        if (!from || from->vlan != vlan)
+            return 0;
+    }
+    address = ip.daddr;
     struct destination *to = bpf_map_lookup_elem(&own_hosts4, &address);
-    if (!to && control->has_prefixes) {
+    if (!to && control->has_prefixes && !is_special4(address)) {
         struct prefix4 key = {.length = 32, .address = address};
         __u32 *target = bpf_map_lookup_elem(&own_prefixes4, &key);
         to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
@@ -219,12 +238,10 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
     case 60: // destination options
         return 0;
     }
-    __u8 first = ip.saddr.s6_addr[0];
-    // RFC 4291 2.5.6 and 2.7: of one link only, multicast; ::/8 has the unspecified, the loopback and IPv4's addresses.
-    if (first == 0 || first == 0xff || (first == 0xfe && (ip.saddr.s6_addr[1] & 0xc0) == 0x80))
+    if (is_special6(&ip.saddr))
         return 0;
     struct destination *to = bpf_map_lookup_elem(&own_hosts6, &ip.daddr);
-    if (!to && control->has_prefixes) {
+    if (!to && control->has_prefixes && !is_special6(&ip.daddr)) {
         struct prefix6 key = {.length = 128, .address = ip.daddr};
         __u32 *target = bpf_map_lookup_elem(&own_prefixes6, &key);
         to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
@@ -244,7 +261,7 @@ int frame_owned(struct __sk_buff *skb) {
         return 0;
     __u32 vlan = skb->vlan_tci & VLAN_ID_MASK;
     struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
-    if (!ingress || !ingress->is_owned)
+    if (!ingress || !ingress->mtu || skb->len > ingress->mtu + ETH_HLEN)
         return 0;
     __u32 zero = 0;
     __u32 index = worker;
@@ -260,7 +277,7 @@ int frame_owned(struct __sk_buff *skb) {
     int owned;
     switch (skb->protocol) {
     case bpf_htons(ETH_P_IP):
-        owned = owns4(skb, control, vlan, now);
+        owned = owns4(skb, control, ingress, vlan, now);
         break;
     case bpf_htons(ETH_P_IPV6):
         owned = owns6(skb, control, vlan, now);

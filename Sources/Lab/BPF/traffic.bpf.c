@@ -24,7 +24,7 @@ struct tag {
 struct probe {
     __be32 mark;
     __be16 destination_tci; // the VLAN that it is to arrive in
-    __be16 reserved;
+    __u16 is_nudge;         // beyond the limit: counted by nobody
     __u64 sent; // nanoseconds of the machine's clock
 } __attribute__((packed));
 #define MARK 0x76724231
@@ -54,12 +54,12 @@ struct untagged {
 
 struct parameters {
     __u64 interval; // between two frames, in nanoseconds/256; 0: one after the other
-    __u64 limit;    // how many frames; 0: until it is ended
+    __u64 limit;    // how many frames are counted; 0: all
     __u32 bytes;    // of a frame with its tag, without frame check sequence
     __u32 flows;
     __u32 timed;        // write and read the time
     __u32 answering;    // the sink answers each frame
-    __u32 expected_ttl; // of a frame that was forwarded
+    __u32 expected_ttl; // of a frame that was forwarded; 0: any
     __u32 reserved;
 };
 
@@ -127,8 +127,6 @@ int generate(struct xdp_md *ctx) {
     if (!wanted || !progress_now || !count || !pattern)
         return XDP_ABORTED;
 
-    if (wanted->limit && progress_now->frames >= wanted->limit)
-        return XDP_DROP;
     if (wanted->interval) {
         __u64 now = bpf_ktime_get_ns() << 8;
         if (now < progress_now->next) {
@@ -159,6 +157,9 @@ int generate(struct xdp_md *ctx) {
     // The UDP checksum is zero, "none".
     frame->udp.source = flow->source_port;
     frame->probe.destination_tci = flow->destination_tci;
+    // A veth end without an XDP program does not notice an answer before the next frame comes (veth_xdp_flush), so frames
+    // never end.
+    frame->probe.is_nudge = wanted->limit && progress_now->frames >= wanted->limit;
     if (wanted->timed)
         frame->probe.sent = bpf_ktime_get_ns();
     progress_now->frames += 1;
@@ -232,11 +233,14 @@ int sink(struct xdp_md *ctx) {
         frame->ip.protocol != IPPROTO_UDP || frame->probe.mark != bpf_htonl(MARK))
         return XDP_PASS;
 
+    if (frame->probe.is_nudge)
+        return XDP_DROP;
     if (frame->udp.source == bpf_htons(DISCARD)) {
         count->answered += 1;
         return XDP_DROP;
     }
-    if (!is_host(ethernet->h_dest) || frame->ip.ttl != wanted->expected_ttl || checksum((void *)frame + sizeof(struct ethhdr)) ||
+    if (!is_host(ethernet->h_dest) || (wanted->expected_ttl && frame->ip.ttl != wanted->expected_ttl) ||
+        checksum((void *)frame + sizeof(struct ethhdr)) ||
         (is_tagged && ((struct headers *)ethernet)->tag.tci != frame->probe.destination_tci)) {
         count->wrong += 1;
         return XDP_DROP;

@@ -1,0 +1,42 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# How fast does vrouter route between VLANs, and what do others make of the same machine?
+#
+# usage: run.sh [--peers "reflector ovs testpmd"] [--write] [options of `vrouter bench`]
+#   --peers     what is measured beside it, of benchmarks/peers; "" for nothing
+#   --write     also write benchmarks/RESULTS.md and forwarding/results.json and .svg
+# `make bench` builds vrouter, installs what the peers need, and runs this.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+peers="reflector ovs testpmd" write='' options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --peers) peers=$2; shift 2 ;;
+    --write) write=1; shift ;;
+    --help) sed -n '/^# usage/,/^set/{/^#/p}' "$0"; exit 0 ;;
+    *) options+=("$1"); shift ;;
+    esac
+done
+vrouter=${VROUTER:-$here/../../.build/release/vrouter}
+[ -x "$vrouter" ] || { echo "run.sh: there is no $vrouter: run 'make build'" >&2; exit 1; }
+
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+forwarders=()
+for peer in $peers; do
+    if [ -e "$here/../peers/$peer/reflector.c" ]; then
+        gcc -O2 -Wall -Wextra -Werror -o "$build/$peer" "$here/../peers/$peer/reflector.c"
+        # The shell that runs it expands what vrouter bench puts in its environment.
+        # shellcheck disable=SC2016
+        forwarders+=(--forwarder "$peer=exec $build/$peer "'$TRUNK $HOST_MAC $VLAN_1 $VLAN_2')
+    else
+        forwarders+=(--forwarder "$peer=exec $here/../peers/$peer/run.sh")
+    fi
+done
+
+"$vrouter" bench --json "$build/results.json" --plot "$build/results.svg" "${forwarders[@]}" "${options[@]}"
+[ -n "$write" ] || exit 0
+cp "$build/results.json" "$build/results.svg" "$here"
+command_line="make bench${options:+ BENCH=\"${options[*]}\"}"
+jq --raw-output --arg command "$command_line" --from-file "$here/results.jq" "$build/results.json" >"$here/../RESULTS.md"
+echo "$here/../RESULTS.md" "$here/results.json" "$here/results.svg"

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// The least that a router on AF_PACKET can do, as fast as that goes: what comes in one VLAN leaves in the other, on the same
+// interface. It looks nothing up and asks nobody. What it forwards is the ceiling for this kind of input and output.
+//
+//   reflector INTERFACE HOST_MAC VLAN VLAN [CORE]
+//
+// A frame is received into a ring shared with the kernel (TPACKET_V2), rewritten where it lies, with the tag in room that was
+// reserved in front of it, and sent from there, up to 64 in one sendmmsg. The kernel's virtio_net header goes along, so that
+// super-frames stay super-frames.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/virtio_net.h>
+#include <net/if.h>
+#include <netinet/ether.h>
+#include <netinet/ip.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SLOTS 2048
+// A frame of up to 1518 octets, its tag, and the kernel's headers.
+#define SLOT_BYTES 2048
+#define BATCH 64
+#define TAG_BYTES 4
+// linux/if_packet.h
+#ifndef PACKET_IGNORE_OUTGOING
+#define PACKET_IGNORE_OUTGOING 23
+#endif
+
+static void die(const char *what) {
+    fprintf(stderr, "reflector: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void set(int socket, int option, int value, const char *name) {
+    if (setsockopt(socket, SOL_PACKET, option, &value, sizeof value))
+        die(name);
+}
+
+struct router {
+    unsigned char mac[ETH_ALEN], host[ETH_ALEN];
+    unsigned vlans[2];
+};
+
+// Makes of a received slot the frame to send: at `*start`, behind its virtio_net header. Returns its size; 0: not ours.
+static size_t rewrite(const struct router *router, struct tpacket2_hdr *slot, unsigned char **start) {
+    if (!(slot->tp_status & TP_STATUS_VLAN_VALID) || slot->tp_snaplen != slot->tp_len)
+        return 0;
+    unsigned vlan = slot->tp_vlan_tci & 0xfff;
+    if (vlan != router->vlans[0] && vlan != router->vlans[1])
+        return 0;
+    unsigned char *frame = (unsigned char *)slot + slot->tp_mac;
+    if (slot->tp_snaplen < ETH_HLEN + sizeof(struct iphdr) || frame[12] != 0x08 || frame[13] != 0x00)
+        return 0;
+    struct iphdr *ip = (void *)(frame + ETH_HLEN);
+    if (ip->ttl <= 1 || memcmp(frame, router->mac, ETH_ALEN))
+        return 0;
+    // RFC 1624: the sum gains what the field loses, 1 in its upper octet.
+    unsigned sum = ntohs(ip->check) + 0x100;
+    ip->check = htons(sum + (sum >> 16));
+    ip->ttl--;
+
+    struct virtio_net_hdr header;
+    memcpy(&header, frame - sizeof header, sizeof header);
+    frame -= TAG_BYTES;
+    memcpy(frame, router->host, ETH_ALEN);
+    memcpy(frame + ETH_ALEN, router->mac, ETH_ALEN);
+    unsigned to = vlan == router->vlans[0] ? router->vlans[1] : router->vlans[0];
+    const unsigned char tag[TAG_BYTES] = {0x81, 0x00, (slot->tp_vlan_tci >> 8 & 0xf0) | to >> 8, to};
+    memcpy(frame + 2 * ETH_ALEN, tag, sizeof tag);
+
+    size_t size = slot->tp_snaplen + TAG_BYTES;
+    if (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+        header.csum_start += TAG_BYTES;
+    // What is within hdr_len is copied, the rest becomes page fragments: a small frame is cheaper whole.
+    if (header.gso_type)
+        header.hdr_len += TAG_BYTES;
+    else
+        header.hdr_len = size < 256 ? size : 0;
+    header.flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
+    *start = frame - sizeof header;
+    memcpy(*start, &header, sizeof header);
+    return size + sizeof header;
+}
+
+int main(int count, char **arguments) {
+    if (count < 5) {
+        fprintf(stderr, "reflector INTERFACE HOST_MAC VLAN VLAN [CORE]\n");
+        return 2;
+    }
+    const char *name = arguments[1];
+    struct router router = {.vlans = {atoi(arguments[3]), atoi(arguments[4])}};
+    struct ether_addr *host = ether_aton(arguments[2]);
+    if (!host)
+        die(arguments[2]);
+    memcpy(router.host, host, ETH_ALEN);
+    if (count > 5) {
+        cpu_set_t cpus;
+        CPU_ZERO(&cpus);
+        CPU_SET(atoi(arguments[5]), &cpus);
+        if (sched_setaffinity(0, sizeof cpus, &cpus))
+            die("core");
+    }
+
+    int packets = socket(AF_PACKET, SOCK_RAW, 0);
+    if (packets < 0)
+        die("socket");
+    struct ifreq request = {0};
+    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+    if (ioctl(packets, SIOCGIFHWADDR, &request))
+        die(name);
+    memcpy(router.mac, request.ifr_hwaddr.sa_data, ETH_ALEN);
+
+    set(packets, PACKET_VERSION, TPACKET_V2, "TPACKET_V2");
+    set(packets, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR");
+    set(packets, PACKET_RESERVE, TAG_BYTES + sizeof(struct virtio_net_hdr), "PACKET_RESERVE");
+    set(packets, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING");
+    set(packets, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS");
+    // Blocks of a page, so that the kernel finds room for them.
+    struct tpacket_req ring = {
+        .tp_block_size = 4096, .tp_block_nr = SLOTS * SLOT_BYTES / 4096, .tp_frame_size = SLOT_BYTES, .tp_frame_nr = SLOTS,
+    };
+    if (setsockopt(packets, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring))
+        die("PACKET_RX_RING");
+    unsigned char *slots = mmap(NULL, SLOTS * SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, packets, 0);
+    if (slots == MAP_FAILED)
+        die("mmap");
+    struct sockaddr_ll address = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex(name),
+    };
+    if (bind(packets, (void *)&address, sizeof address))
+        die("bind");
+
+    struct mmsghdr messages[BATCH] = {0};
+    struct iovec parts[BATCH];
+    for (int i = 0; i < BATCH; i++)
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
+
+    for (unsigned next = 0;;) {
+        // As many as are there, up to a batch.
+        unsigned taken = 0, sending = 0;
+        struct tpacket2_hdr *slot;
+        while (taken < BATCH) {
+            slot = (void *)(slots + (size_t)((next + taken) % SLOTS) * SLOT_BYTES);
+            if (!(__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
+                break;
+            unsigned char *start;
+            size_t size = rewrite(&router, slot, &start);
+            if (size)
+                parts[sending++] = (struct iovec){start, size};
+            taken++;
+        }
+        if (!taken) {
+            struct pollfd wait = {.fd = packets, .events = POLLIN};
+            if (poll(&wait, 1, -1) < 0 && errno != EINTR)
+                die("poll");
+            continue;
+        }
+        // What is not sent at once (the other end is full) is dropped, as a network card would.
+        for (unsigned sent = 0; sent < sending;) {
+            int result = sendmmsg(packets, messages + sent, sending - sent, 0);
+            sent += result > 0 ? result : 1;
+        }
+        for (unsigned i = 0; i < taken; i++) {
+            slot = (void *)(slots + (size_t)((next + i) % SLOTS) * SLOT_BYTES);
+            __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+        }
+        next = (next + taken) % SLOTS;
+    }
+}
