@@ -46,7 +46,8 @@ public struct Outcome: Hashable, Sendable {
 /// can stop it.
 public enum Pipeline {
     /// The room in front of a frame, in octets: for its tag.
-    public static let room = VLANTag.length
+    @inlinable
+    public static var room: Int { VLANTag.length }
 
     /// Decides about a frame, and makes it ready to be sent.
     ///

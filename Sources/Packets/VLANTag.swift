@@ -31,7 +31,9 @@ public struct VLANTag: Hashable, Sendable {
     @inlinable @inline(__always)
     public static var none: VLANTag { VLANTag(identifier: EtherType(0), control: 0) }
 
-    public static let length = 4
+    /// In octets.
+    @inlinable @inline(__always)
+    public static var length: Int { 4 }
     @inlinable @inline(__always)
     public static var priorityMask: UInt16 { 0xf000 }
 
