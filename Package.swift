@@ -79,7 +79,8 @@ let package = Package(
             swiftSettings: strict),
 
         .target(
-            name: "TestSupport", dependencies: ["Kernel", "Packets"], path: "Tests/TestSupport", swiftSettings: strict),
+            name: "TestSupport", dependencies: ["Forwarding", "Kernel", "Packets"], path: "Tests/TestSupport",
+            swiftSettings: strict),
         .testTarget(name: "PacketsTests", dependencies: ["Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
             name: "PacketIOTests", dependencies: ["PacketIO", "Packets", "Kernel", "TestSupport"], swiftSettings: strict
