@@ -18,6 +18,7 @@ struct BlockMemory: ~Copyable {
 
     init() {
         area = Area(capacity: 4096)
+        // SAFETY: what is written ends at `firstFree`, before the capacity.
         unsafe area.base.initializeMemory(as: UInt8.self, repeating: 0, count: Layout.firstFree)
         for octet in 0..<256 {
             unsafe area.base.storeBytes(
@@ -74,6 +75,7 @@ struct BlockMemory: ~Copyable {
             // Versions that are in use keep the former area.
             precondition(area.capacity < Layout.maxSize, "there are not as many routes in the world")
             let larger = Area(capacity: area.capacity * 2)
+            // SAFETY: `top` is at most the capacity of either.
             unsafe larger.base.copyMemory(from: area.base, byteCount: top)
             area = larger
         }

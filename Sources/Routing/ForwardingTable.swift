@@ -35,6 +35,7 @@ import Packets
 
     /// The target of the longest prefix that contains `address` (host byte order: the first octet in bits 31…24); 0: no route.
     @inlinable public func lookup(ipv4 address: UInt32) -> UInt32 {
+        defer { withExtendedLifetime(version) {} }
         let first = direct(ipv4, address &>> 24)
         let second = direct(Layout.below(first), address &>> 16 & 0xff)
         let best = choose(Layout.target(second), Layout.target(first))
@@ -52,6 +53,7 @@ import Packets
     /// The target of the longest prefix that contains the address: `high` its first eight octets, `low` its last, each in
     /// host byte order; 0: no route.
     @inlinable public func lookup(ipv6 high: UInt64, low: UInt64) -> UInt32 {
+        defer { withExtendedLifetime(version) {} }
         let first = direct(ipv6, UInt32(truncatingIfNeeded: high &>> 56))
         var best = Layout.target(first)
         var block = Layout.below(first)
@@ -135,6 +137,7 @@ extension ForwardingTable {
         _ addresses: Span<Address>, _ targets: inout MutableSpan<UInt32>,
         _ body: (UnsafePointer<Address>, UnsafeMutablePointer<UInt32>, Int) -> Void
     ) {
+        defer { withExtendedLifetime(version) {} }
         let count = min(addresses.count, targets.count)
         // SAFETY: indices stay below `count`. Without elements there may be no base address, and `body` is not called.
         unsafe addresses.withUnsafeBufferPointer { addresses in
@@ -153,6 +156,8 @@ extension ForwardingTable {
 
     private static let batch = 64
 
+    // SAFETY: indices into what the caller passes stay below `count`, at most `batch`, which is the size of each piece of scratch
+    // memory; `deep` is below or at the index of the loop that writes there. For the table's memory: as above.
     @inline(__always) private func lookup(
         ipv4 addresses: UnsafePointer<UInt32>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
     ) {
@@ -193,8 +198,8 @@ extension ForwardingTable {
         }
     }
 
-    // SAFETY: as above; `deep`, `leafCount` and every index stay below `batch`, the size of each piece of scratch memory; the results
-    // have one more, for what is not to be kept.
+    // SAFETY: as for IPv4; an address comes into `leaves` once, and then is no longer in `deeper`. The results have one more,
+    // for what is not to be kept.
     @inline(__always) private func lookup(
         ipv6 addresses: UnsafePointer<UInt128>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
     ) {
