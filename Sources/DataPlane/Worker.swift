@@ -143,7 +143,8 @@ private final class Handoff: Sendable {
             if case .forward = outcome.verdict {
                 transmit.add(frame, length: outcome.length, offload: offload)
                 counters.countForwarded(
-                    from: frame.tag, to: outcome.vlan, adjacency: outcome.adjacency, bytes: outcome.length &- ReceiveRing.room)
+                    from: frame.tag, to: outcome.vlan, adjacency: outcome.adjacency,
+                    bytes: outcome.length &- ReceiveRing.room)
             } else {
                 // What the kernel should have kept came here by a way that has gone since.
                 counters.count(outcome.verdict)

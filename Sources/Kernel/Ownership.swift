@@ -195,7 +195,8 @@ import SystemPackage
             try deleteHost(address)
             contents.hosts[address] = nil
         }
-        for number in contents.targets.indices where number >= wanted.targets.count || wanted.targets[number] != contents.targets[number] {
+        for number in contents.targets.indices
+        where number >= wanted.targets.count || wanted.targets[number] != contents.targets[number] {
             guard contents.targets[number].vlan != nil else { continue }
             contents.targets[number] = .kernel
             try setTarget(number, .kernel)
@@ -208,11 +209,17 @@ import SystemPackage
     /// Then gives what is new, once the workers know it too.
     public mutating func grant(_ wanted: Contents) throws(KernelError) {
         for number in wanted.targets.indices.dropFirst() where number < Self.mostTargets {
-            guard number >= contents.targets.count || contents.targets[number] != wanted.targets[number] else { continue }
+            guard number >= contents.targets.count || contents.targets[number] != wanted.targets[number] else {
+                continue
+            }
             try setTarget(number, wanted.targets[number])
         }
         for (prefix, number) in changed {
-            if number == 0 { try deletePrefix(prefix) } else if number < Self.mostTargets { try setPrefix(prefix, number) }
+            if number == 0 {
+                try deletePrefix(prefix)
+            } else if number < Self.mostTargets {
+                try setPrefix(prefix, number)
+            }
         }
         changed = []
         for (address, destination) in wanted.hosts where contents.hosts[address] != destination {

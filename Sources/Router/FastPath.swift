@@ -101,28 +101,33 @@ public enum FastPath {
             try ownership.grant(view.contents)
         }
 
-        var isReady = false
-        var lastUse = ContinuousClock.now
+        var state = state
         var isOwning = false
-        var isPolicyKnown = false
-        while Interruption.signal == nil, let state = try? file.load(), state.configuration.fastPath != nil {
-            if !isPolicyKnown { isOwning = try Obstacles.find(state, requests).isEmpty }
-            isPolicyKnown = true
+        var nextLook = ContinuousClock.now
+        var snapshot = Snapshot(World())
+        while Interruption.signal == nil {
+            if ContinuousClock.now >= nextLook {
+                // By the clock, too: programs on hooks, rules of legacy iptables and the state file are not announced.
+                guard let loaded = try? file.load(), loaded.configuration.fastPath != nil else { break }
+                state = loaded
+                isOwning = try Obstacles.find(state, requests).isEmpty
+                try mirror.use(counters.takeUsed(), snapshot, requests)
+                nextLook = .now + (state.phase == .applied ? .seconds(1) : .milliseconds(20))
+            }
             guard let view = try mirror.look(state, isOwning: isOwning) else { break }
             try publish(view)
-            if !isReady {
-                isReady = true
+            snapshot = view.snapshot
+            if !counters.isForwarding {
                 counters.setForwarding()
                 ready()
             }
             guard workers.allSatisfy(\.isRunning) else { break }
-            if ContinuousClock.now - lastUse > .seconds(1) {
-                lastUse = .now
-                try mirror.use(counters.takeUsed(), view.snapshot, requests)
-                // Not everything is announced: programs on hooks, rules of legacy iptables.
-                isPolicyKnown = false
+            let left = nextLook - .now
+            let milliseconds = max(
+                0, left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000)
+            if events.wait(milliseconds: Int32(clamping: milliseconds + 1), other: mirror.descriptor) {
+                nextLook = .now
             }
-            if events.wait(milliseconds: 1000, other: mirror.descriptor) { isPolicyKnown = false }
         }
         // Nothing new for the workers; what they hold they send.
         try ownership.withdraw(notIn: Ownership.Contents())

@@ -35,7 +35,8 @@ public struct FastPathStatus: Sendable, Encodable {
         guard state.configuration.fastPath != nil else { return (nil, nil) }
         return try kernel { () throws(KernelError) in
             var status = FastPathStatus(
-                process: try FastPath.companion?.process(), obstacles: try Obstacles.find(state, NetlinkSocket()), workers: [])
+                process: try FastPath.companion?.process(), obstacles: try Obstacles.find(state, NetlinkSocket()),
+                workers: [])
             guard let file = try? StateFile(), let counters = try CounterFile(reading: file.countersPath) else {
                 return (status, nil)
             }

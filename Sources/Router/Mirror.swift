@@ -95,7 +95,8 @@ struct Mirror: ~Copyable {
     private func contents(_ snapshot: Snapshot, _ state: State) -> Ownership.Contents {
         var contents = Ownership.Contents()
         // As the rules have it: see Policy.untracked.
-        let vlans = Set(basis.gateways.map(\.vlan)).subtracting(state.configuration.denied.flatMap { [$0.from, $0.to] })
+        let vlans = Set(basis.gateways.map(\.vlan)).subtracting(
+            state.configuration.denied.flatMap { [$0.from, $0.to] })
         for gateway in basis.gateways where vlans.contains(gateway.vlan) {
             contents.ingress[gateway.vlan] = Ownership.Ingress(
                 mtu: gateway.mtu, checksSource: gateway.sourceCheck != .none)

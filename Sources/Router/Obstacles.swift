@@ -34,7 +34,9 @@ enum Obstacles {
         }
         // Rules of iptables that are no nftables rules. The kernel does not say which, only that there are tables.
         let legacy = ["ip_tables_names", "ip6_tables_names"].flatMap { SmallFile.lines(in: "/proc/net/\($0)") }
-        return chains + (legacy.isEmpty ? [] : ["there are rules of legacy iptables (\(Set(legacy).sorted().joined(separator: ", ")))"])
+        return chains
+            + (legacy.isEmpty
+                ? [] : ["there are rules of legacy iptables (\(Set(legacy).sorted().joined(separator: ", ")))"])
     }
 
     /// What somebody does with frames on their way in or out.

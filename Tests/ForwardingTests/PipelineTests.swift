@@ -238,7 +238,7 @@ func process(_ octets: inout [UInt8], _ metadata: FrameMetadata, _ snapshot: Sna
             Case(.forward, "of another interface", .ipv4(from: "10.16.0.1")),
             Case(.forward, "behind a blackhole", .ipv4(from: "10.12.0.1")),
             Case(.drop(.sourceUnreachable), "behind a blackhole", .ipv4(from: "10.12.0.1"), in: loose),
-            Case(.punt(.sourceUndecided), "a subnet's broadcast address", .ipv4(from: "172.16.10.255")),
+            Case(.forward, "a subnet's broadcast address", .ipv4(from: "172.16.10.255")),
             Case(.drop(.sourceAddress), "a subnet's broadcast address", .ipv4(from: "172.16.10.255"), in: loose),
             // The kernel looks for the destination first, and answers.
             Case(.punt(.noRoute), "and no source", .ipv4(from: "192.0.2.1", to: "192.0.2.2"), in: strict),

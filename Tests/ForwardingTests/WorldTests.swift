@@ -237,7 +237,7 @@ struct NaiveRouter {
         guard let route = best(source) else { return failed }
         switch route.kind {
         case .local: return .drop(.sourceOwn)
-        case .broadcast: return check == .none ? .punt(.sourceUndecided) : .drop(.sourceAddress)
+        case .broadcast: return check == .none ? .forward : .drop(.sourceAddress)
         case .blackhole, .unreachable, .prohibited: return failed
         case .other: return check == .none ? .forward : .punt(.sourceUndecided)
         case .unicast(let hops):
