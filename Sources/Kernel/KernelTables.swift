@@ -13,7 +13,7 @@ public struct KernelTables: Sendable {
     public private(set) var neighbors: [Neighbor.Key: Neighbor] = [:]
     public private(set) var rules: Set<RoutingRule> = []
     public private(set) var settings: [NetworkSettings.Key: NetworkSettings] = [:]
-    public var routes = RouteTables()
+    public private(set) var routes = RouteTables()
     private var changes = Changes()
 
     public init() {}
@@ -42,23 +42,30 @@ public struct KernelTables: Sendable {
 
     /// What happens to packets with this prefix as their longest match; nil: there is no such route.
     public func decision(for prefix: IPPrefix) -> RouteTables.Decision? {
-        routes.decision(for: prefix) { state(of: $0, prefix.family) }
+        routes.decision(for: prefix, state: linkState(prefix.family))
     }
 
     public func forEachDecision(_ family: IPFamily, _ body: (IPPrefix, RouteTables.Decision) -> Void) {
-        routes.forEachDecision(family, state: { state(of: $0, family) }, body)
+        routes.forEachDecision(family, state: linkState(family), body)
     }
 
     /// Whether routes are chosen by destination alone: without rules of an administrator's.
     public func areRulesDefault(_ family: IPFamily) -> Bool { RoutingRule.areDefault(rules, family) }
 
-    private func state(of linkIndex: UInt32, _ family: IPFamily) -> RouteTables.LinkState {
-        guard let link = links[linkIndex], link.isUp else { return .unusable }
-        let ignoresLinkDown = [.link(linkIndex), .all].contains {
-            settings[.init(family, $0)]?.ignoresRoutesWithLinkDown ?? 0 != 0
+    /// What the kernel can do with next hops on a link. It looks at the tables as they are now.
+    private func linkState(_ family: IPFamily) -> (UInt32) -> RouteTables.LinkState {
+        // Not `self`: with it in hand, a change of the routes would copy all of them.
+        let (links, settings, ipv4Addresses) = (links, settings, ipv4Addresses)
+        return { index in
+            guard let link = links[index], link.isUp else { return .unusable }
+            if !link.hasCarrier {
+                let ignoresLinkDown = [.link(index), .all].contains {
+                    settings[.init(family, $0)]?.ignoresRoutesWithLinkDown ?? 0 != 0
+                }
+                if ignoresLinkDown { return .unusable }
+            }
+            return family == .v4 && ipv4Addresses[index] == nil ? .unnumbered : .usable
         }
-        if ignoresLinkDown, !link.hasCarrier { return .unusable }
-        return family == .v4 && ipv4Addresses[linkIndex] == nil ? .unnumbered : .usable
     }
 
     // MARK: Announcements
@@ -122,8 +129,7 @@ public struct KernelTables: Sendable {
         routes.linkUsabilityChanged(link.index)
         if !link.isUp || !link.hasCarrier { routes.linkLostCarrier(link.index) }
         if before?.isUp == true, !link.isUp {
-            let former = self
-            routes.linkWentDown(link.index) { former.state(of: $0, .v4) }
+            routes.linkWentDown(link.index, state: linkState(.v4))
         }
     }
 
@@ -154,8 +160,7 @@ public struct KernelTables: Sendable {
         ipv4Addresses[address.linkIndex] = count > 0 ? count : nil
         guard count <= 0 else { return }
         routes.linkUsabilityChanged(address.linkIndex)
-        let former = self
-        routes.linkLostIPv4(address.linkIndex) { former.state(of: $0, .v4) }
+        routes.linkLostIPv4(address.linkIndex, state: linkState(.v4))
     }
 
     private mutating func settingsChanged(_ key: NetworkSettings.Key) {

@@ -273,7 +273,9 @@ extension NetlinkBatch {
 
 extension NetlinkSocket {
     /// Deletes these links and no other, in time that does not grow with the square of their number.
-    public func deleteLinks(_ doomed: [Link]) throws(KernelError) {
+    public func deleteLinks(where isDoomed: (Link) -> Bool) throws(KernelError) {
+        let links = try links()
+        let doomed = links.filter(isDoomed)
         guard doomed.count > 1 else {
             var batch = NetlinkBatch()
             for link in doomed { batch.deleteLink(.index(link.index)) }
@@ -281,7 +283,7 @@ extension NetlinkSocket {
             return try execute(batch, ignoring: [.operationNotSupportedByDevice])
         }
         // They are put in a group that nobody uses, by index, and the group is deleted.
-        let taken = Set(try links().map(\.group))
+        let taken = Set(links.map(\.group))
         var group: UInt32
         repeat { group = .random(in: 0x1000_0000...0x7fff_ffff) } while taken.contains(group)
         var batch = NetlinkBatch()

@@ -56,7 +56,11 @@ import SystemPackage
     /// Everything the kernel answers to a dump request.
     func dump(_ request: borrowing NetlinkBatch) throws(KernelError) -> [NetlinkMessage] {
         var result: [NetlinkMessage] = []
-        try dump(request, restart: { result = [] }) { result.append($0) }
+        try dump(request) {
+            result.append($0)
+        } restart: {
+            result = []
+        }
         return result
     }
 
@@ -64,7 +68,7 @@ import SystemPackage
     ///
     /// - Parameter restart: what has come so far is void.
     func dump(
-        _ request: borrowing NetlinkBatch, restart: () -> Void, _ body: (NetlinkMessage) -> Void
+        _ request: borrowing NetlinkBatch, _ body: (NetlinkMessage) -> Void, restart: () -> Void
     ) throws(KernelError) {
         let operation = request.operations.first ?? "dump"
         // A dump that the kernel could not finish in one consistent state is asked for again.

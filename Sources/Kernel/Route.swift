@@ -215,9 +215,7 @@ extension NetlinkSocket {
         var request = NetlinkBatch()
         request.add("list routes", type: RTM_GETROUTE, flags: NLM_F_DUMP, header: header)
         do {
-            try dump(request, restart: restart) { message in
-                if let route = Route(message) { body(route) }
-            }
+            try dump(request, { message in if let route = Route(message) { body(route) } }, restart: restart)
         } catch {
             // A table that has never had a route does not exist.
             guard error.errno == .noSuchFileOrDirectory else { throw error }

@@ -11,6 +11,8 @@ public struct RouteTables: Sendable {
     private var properties = PropertyPool()
     private var v4 = FamilyTables<UInt32>()
     private var v6 = FamilyTables<UInt128>()
+    /// Whose state has changed since the last look.
+    private var changedLinks: Set<UInt32> = []
 
     /// Whether something happened of which the kernel does not say what it did to the routes: they are to be read again.
     private(set) var isStale = false
@@ -22,7 +24,7 @@ public struct RouteTables: Sendable {
 
     /// Every route, in the order of the kernel within one prefix of a table.
     public var all: [Route] {
-        v4.routes(.v4, properties) { .v4(IPv4Address($0)) } + v6.routes(.v6, properties) { .v6(IPv6Address($0)) }
+        v4.routes(properties) { .v4(IPv4Address($0)) } + v6.routes(properties) { .v6(IPv6Address($0)) }
     }
 
     // MARK: Changes
@@ -180,20 +182,22 @@ public struct RouteTables: Sendable {
         }
     }
 
-    /// Prefixes whose decision may have changed since the last call.
-    public mutating func takeChangedPrefixes() -> [IPPrefix] {
-        v4.takeChanged().map { IPPrefix(.v4(IPv4Address($0.bits)), length: Int($0.length)) }
-            + v6.takeChanged().map { IPPrefix(.v6(IPv6Address($0.bits)), length: Int($0.length)) }
-    }
-
-    public var hasChangedPrefixes: Bool { v4.hasChanged || v6.hasChanged }
-
     /// A link has become usable or has ceased to be: what leaves by it is decided anew.
-    mutating func linkUsabilityChanged(_ index: UInt32) {
-        let concerned = properties.identifiers { $0.nextHops.contains { $0.linkIndex == index } }
-        guard !concerned.isEmpty else { return }
-        v4.markChanged(using: concerned)
-        v6.markChanged(using: concerned)
+    mutating func linkUsabilityChanged(_ index: UInt32) { changedLinks.insert(index) }
+
+    /// Prefixes whose decision may have changed since the last call.
+    mutating func takeChangedPrefixes() -> [IPPrefix] {
+        // All links at once: thousands may have gone with their trunk.
+        let concerned =
+            changedLinks.isEmpty
+            ? [] : properties.identifiers { $0.nextHops.contains { changedLinks.contains($0.linkIndex) } }
+        changedLinks = []
+        if !concerned.isEmpty {
+            v4.markChanged(using: concerned)
+            v6.markChanged(using: concerned)
+        }
+        return v4.takeChanged().map { IPPrefix(.v4(IPv4Address($0.bits)), length: Int($0.length)) }
+            + v6.takeChanged().map { IPPrefix(.v6(IPv6Address($0.bits)), length: Int($0.length)) }
     }
 }
 
@@ -234,7 +238,7 @@ private struct FamilyTables<Bits: FixedWidthInteger & UnsignedInteger & Sendable
 
     var count: Int { tables.values.reduce(0) { $0 + $1.values.reduce(0) { $0 + $1.count } } }
 
-    func routes(_ family: IPFamily, _ pool: PropertyPool, _ address: (Bits) -> IPAddress) -> [Route] {
+    func routes(_ pool: PropertyPool, _ address: (Bits) -> IPAddress) -> [Route] {
         tables.flatMap { table, prefixes in
             prefixes.flatMap { key, chain in
                 chain.map { entry in
@@ -310,8 +314,6 @@ private struct FamilyTables<Bits: FixedWidthInteger & UnsignedInteger & Sendable
         }
     }
 
-    var hasChanged: Bool { !changed.isEmpty }
-
     mutating func takeChanged() -> Set<Key> {
         defer { changed = [] }
         return changed
@@ -344,7 +346,9 @@ private struct FamilyTables<Bits: FixedWidthInteger & UnsignedInteger & Sendable
 
     private static func dropAll(_ tables: [UInt32: [Key: Chain]], _ pool: inout PropertyPool) {
         for prefixes in tables.values {
-            for chain in prefixes.values { chain.forEach { pool.drop($0) } }
+            for chain in prefixes.values {
+                for entry in chain { pool.drop(entry) }
+            }
         }
         pool.release()
     }
@@ -509,29 +513,47 @@ private struct Chain: Hashable, Sendable, Sequence {
 
     /// fib_table_lookup, rt6_select: the first one that has a way.
     func decision(_ pool: PropertyPool, _ state: (UInt32) -> RouteTables.LinkState) -> RouteTables.Decision {
-        guard !contains(where: { $0.typeOfService != 0 || !pool[$0.properties].isPlain }) else { return .kernel }
-        var previous: Entry?
-        for entry in self {
-            let route = pool[entry.properties]
-            switch route.kind {
-            case .unicast:
-                let states = route.nextHops.map { state($0.linkIndex) }
-                // A next hop object that nobody has resolved, or next hops of which only the kernel knows whether they are alive.
-                guard !states.isEmpty, !states.contains(.unnumbered) else { return .kernel }
-                let usable = zip(route.nextHops, states).filter { $1 == .usable }.map(\.0)
-                if usable.isEmpty {
-                    previous = entry
-                    continue
-                }
-                // Of two routes that are as good, IPv6 takes the one whose router it knows to answer.
-                let isTied = contains { $0 != entry && $0.priority == entry.priority }
-                return isTied ? .kernel : .forward(usable, mtu: route.mtu)
-            case .local, .broadcast, .anycast, .multicast: return .local
-            case .blackhole, .unreachable, .prohibit: return .refuse(route.kind)
-            default: return .kernel
+        if let first, others.isEmpty { return decision(first, pool, state) ?? .kernel }
+        // Packets of some type of service go another way.
+        guard !contains(where: { $0.typeOfService != 0 }) else { return .kernel }
+        for entry in entries {
+            guard let decision = decision(entry, pool, state) else { continue }
+            // Of two routes that are as good, IPv6 takes the one whose router it knows to answer.
+            if case .forward = decision, contains(where: { $0 != entry && $0.priority == entry.priority }) {
+                return .kernel
             }
+            return decision
         }
-        return previous == nil ? .kernel : .refuse(.unreachable)
+        // It looks for a shorter match.
+        return .kernel
+    }
+
+    /// nil: it has no way now.
+    private func decision(
+        _ entry: Entry, _ pool: PropertyPool, _ state: (UInt32) -> RouteTables.LinkState
+    ) -> RouteTables.Decision? {
+        let route = pool[entry.properties]
+        guard entry.typeOfService == 0, route.isPlain else { return .kernel }
+        switch route.kind {
+        case .unicast:
+            // A next hop object that nobody has resolved.
+            guard !route.nextHops.isEmpty else { return .kernel }
+            var unusable = 0
+            for hop in route.nextHops {
+                switch state(hop.linkIndex) {
+                case .usable: break
+                case .unusable: unusable += 1
+                // Only the kernel knows whether it is alive.
+                case .unnumbered: return .kernel
+                }
+            }
+            guard unusable < route.nextHops.count else { return nil }
+            let usable = unusable == 0 ? route.nextHops : route.nextHops.filter { state($0.linkIndex) == .usable }
+            return .forward(usable, mtu: route.mtu)
+        case .local, .broadcast, .anycast, .multicast: return .local
+        case .blackhole, .unreachable, .prohibit: return .refuse(route.kind)
+        default: return .kernel
+        }
     }
 }
 

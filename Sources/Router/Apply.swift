@@ -120,7 +120,7 @@ struct Apply: ~Copyable {
             try socket.execute(batch)
         case .deleteLinks(let names):
             let names = Set(names)
-            try socket.deleteLinks(try socket.links().filter { names.contains($0.name) })
+            try socket.deleteLinks { names.contains($0.name) }
         }
     }
 

@@ -43,13 +43,13 @@ public enum Follower {
         let named = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         let indexed = Dictionary(links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
         var batch = NetlinkBatch()
-        var orphans: [Link] = []
+        var orphans: Set<UInt32> = []
         for id in state.links.sorted() {
             guard let gateway = named[state.configuration.interfaceName(id)], gateway.kind == "veth",
                 let peer = gateway.lowerIndex.flatMap({ indexed[$0] }), Action.VethGateway.isPeerName(peer.name, id)
             else { continue }
             guard let parent else {
-                orphans.append(gateway)
+                orphans.insert(gateway.index)
                 continue
             }
             if peer.isUp != parent.hasCarrier { batch.setLink(.index(peer.index), up: parent.hasCarrier) }
@@ -59,6 +59,6 @@ public enum Follower {
             }
         }
         try socket.execute(batch)
-        if !orphans.isEmpty { try socket.deleteLinks(orphans) }
+        if !orphans.isEmpty { try socket.deleteLinks { orphans.contains($0.index) } }
     }
 }

@@ -12,6 +12,8 @@ import Testing
 ///     eth1 ── peer-eth1     eth2 ── peer-eth2     eth3 ── peer-eth3      all in one host, addresses on eth1, eth2 and eth3
 @Suite struct KernelTablesTests {
     private static let links = ["eth1", "eth2", "eth3"]
+    /// How much of what is random: emulated, a program takes a hundred times as long to start.
+    private static let share = ThisProcess.environment["VROUTER_TEST_IN_VM"] == "1" ? 5 : 1
 
     private static func host() throws -> TestHost {
         let host = try TestHost(trunk: false)
@@ -187,7 +189,7 @@ import Testing
         try requireSame(host, box, "at first")
         var decisions: [IPPrefix: RouteTables.Decision] = [:]
         var generator = SystemRandomNumberGenerator()
-        for _ in 0..<25 {
+        for _ in 0..<(25 / Self.share) {
             var run: [String] = []
             for _ in 0..<Int.random(in: 1...12, using: &generator) { run.append(randomChange(&generator)) }
             for line in run { _ = try host.run(["ip"] + line.split(separator: " ").map(String.init)) }
@@ -269,12 +271,15 @@ import Testing
         #expect(!box.monitor.takeChanges().isEmpty)
         var tables = box.monitor.tables
         try Namespace.run(in: host.name) { () throws(KernelError) in try tables.read(try NetlinkSocket()) }
-        #expect(tables.takeChanges().prefixes == [])
+        // IPv6 addresses become usable some time after they were added.
+        func changedIPv4() -> Set<String> {
+            Set(tables.takeChanges().prefixes.filter { $0.family == .v4 }.map(\.description))
+        }
+        #expect(changedIPv4() == [])
         // What happened unseen is all that is found.
         try host.sh("ip route add 192.0.2.0/24 via 10.1.0.8; ip route del 10.2.0.0/24 dev eth2")
         try Namespace.run(in: host.name) { () throws(KernelError) in try tables.read(try NetlinkSocket()) }
-        let changed = tables.takeChanges().prefixes.map(\.description)
-        #expect(Set(changed) == ["192.0.2.0/24", "10.2.0.0/24"])
+        #expect(changedIPv4() == ["192.0.2.0/24", "10.2.0.0/24"])
     }
 
     /// More than fits into the socket.
@@ -349,6 +354,9 @@ import Testing
         let other = try TestHost(trunk: false)
         try host.sh("ip link set peer-eth1 netns \(other.name) name eth0")
         try other.sh("ip link set eth0 up; ip address add 10.1.0.2/24 dev eth0; ip address add fd00:1::2/64 dev eth0")
+        // The kernel tells of one that is in use again when it asks, which is five seconds later.
+        try host.sh(
+            "sysctl -qw net.ipv4.neigh.eth1.delay_first_probe_time=0 net.ipv6.neigh.eth1.delay_first_probe_time=0")
         let mac = try other.sh("ip -j link show eth0 | jq -r '.[0].address'").split(separator: "\n").joined()
         let box = try monitor(host)
         let link = try #require(box.monitor.tables.links.values.first { $0.name == "eth1" })
@@ -461,7 +469,7 @@ import Testing
         #expect(messages.count > 40)
         var tables = KernelTables()
         var generator = SystemRandomNumberGenerator()
-        for round in 0..<30_000 {
+        for round in 0..<(30_000 / Self.share) {
             let message = messages.randomElement(using: &generator)!
             var payload = Array(message.payload.prefix(Int.random(in: 0...message.payload.count, using: &generator)))
             if round % 4 != 0 { payload = Array(message.payload) }

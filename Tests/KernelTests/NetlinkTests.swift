@@ -147,7 +147,7 @@ private enum Golden {
             #expect(links.filter { $0.kind == "veth" }.count == 100)
             #expect(links.first { $0.name == "a7" }?.mtu == 1400 && links.first { $0.name == "b7" }?.mtu == 68)
             // In one go, and no other.
-            try socket.deleteLinks(links.filter { $0.name.hasPrefix("a") && $0.name != "a7" })
+            try socket.deleteLinks { $0.name.hasPrefix("a") && $0.name != "a7" }
             #expect(Set(try socket.links().map(\.name)) == ["lo", "a7", "b7"])
         }
     }
