@@ -114,7 +114,7 @@ import Testing
         let run = try sh(
             """
             $vrouter bench --duration 60 & process=$!
-            until [ -e /run/netns/vrouter-load-limit-router ]; do sleep 0.01; done
+            until [ -e /run/netns/vrouter-load-limit-router ] || ! kill -0 $process; do sleep 0.01; done
             kill -INT $process; wait $process; status=$?; left; exit $status
             """)
         #expect(run.status == 128 + 2, "\(run)")

@@ -145,7 +145,10 @@ int generate(struct xdp_md *ctx) {
 
     // The whole frame, every time: the kernel recycles the pages, with whatever the router has left in them.
     __u32 bytes = wanted->bytes;
-    if (bytes < sizeof(struct headers) || bytes > FRAME_BYTES || bpf_xdp_store_bytes(ctx, 0, pattern, bytes))
+    if (bytes < sizeof(struct headers))
+        return XDP_ABORTED;
+    barrier_var(bytes); // two comparisons made one are beyond the verifiers of older kernels
+    if (bytes > FRAME_BYTES || bpf_xdp_store_bytes(ctx, 0, pattern, bytes))
         return XDP_ABORTED;
     struct headers *frame = (void *)(long)ctx->data;
     if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
