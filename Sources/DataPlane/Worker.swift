@@ -32,7 +32,7 @@ public final class Worker: Sendable {
     /// - Parameters:
     ///   - socket: with its filter, bound.
     ///   - processor: to run on; nil: wherever the kernel likes.
-    ///   - heartbeats: lives until `stop` has returned, as does `counters`.
+    ///   - heartbeats: lives until the worker has ended, as does `counters`.
     public static func start(
         number: Int, processor: Int32?, socket: consuming PacketSocket, heartbeats: borrowing Mapping,
         counters: consuming CounterFile.Counters, publication: Publication
@@ -68,13 +68,14 @@ public final class Worker: Sendable {
         var transmit = Transmit(state.socket)
         var turns = 0
         while !isStopping.load(ordering: .relaxed) {
-            state.beat()
             let newest = publication.newest
             if newest != generation {
                 snapshot = publication.take()
                 generation = newest
                 seen.store(newest, ordering: .releasing)
             }
+            // Only then: who has been silent is not to get frames that he would send an old way.
+            state.beat()
             turns &+= 1
             var isQuiet = turns & (Self.turnsBetweenStatistics - 1) == 0
             if state.turn(&transmit, snapshot) {

@@ -65,42 +65,11 @@ public enum FastPath {
         guard let trunk = try requests.links().first(where: { $0.index == state.parentIndex }) else {
             throw KernelError("look up \(state.configuration.parent)", .operationNotSupportedByDevice)
         }
-        let mtu = Int(trunk.mtu)
         // First the events, then the look: what changes in between is an event.
         let events = try PolicyEvents()
-        var ownership = try Ownership(workers: count, longestFrame: PacketSocket.longestFrame(mtu: mtu))
-        let heartbeats = try Mapping(
-            ownership.heartbeats, count: Ownership.mostWorkers * Ownership.heartbeatStride)
-        let counters = try CounterFile(creating: file.countersPath, workers: count)
         var mirror = try Mirror()
-        let publication = Publication(Snapshot(World()))
-        var workers: [Worker] = []
-        defer { for worker in workers { worker.stop() } }
-        let processors = ThisProcess.processors
-        for number in 0..<count {
-            let socket = try PacketSocket(mtu: mtu, slots: slots)
-            try socket.setFilter(ownership.filter(worker: number))
-            try socket.bind(linkIndex: trunk.index)
-            if count > 1 { try socket.join(group: UInt16(truncatingIfNeeded: ThisProcess.identifier)) }
-            // From the last one on: interrupts and the first programs are mostly on the first.
-            let processor = processors.isEmpty ? nil : processors[processors.count - 1 - number % processors.count]
-            workers.append(
-                try Worker.start(
-                    number: number, processor: processor, socket: socket, heartbeats: heartbeats,
-                    counters: counters.block(worker: number), publication: publication))
-        }
-        try ownership.attach(linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: requests)
-
-        func publish(_ view: Mirror.View) throws(KernelError) {
-            // What a worker may not forward any more is taken from it before it forgets the way, and given after it knows it.
-            try ownership.withdraw(notIn: view.contents, prefixes: view.prefixes)
-            let generation = publication.publish(view.snapshot)
-            for _ in 0..<1000 where !workers.allSatisfy({ $0.hasSeen(generation) }) {
-                ThisProcess.sleep(milliseconds: 1)
-            }
-            try ownership.grant(view.contents)
-        }
-
+        let counters = try CounterFile(creating: file.countersPath, workers: count)
+        var line = try Line(trunk, workers: count)
         var state = state
         var isOwning = false
         var nextLook = ContinuousClock.now
@@ -115,26 +84,82 @@ public enum FastPath {
                 nextLook = .now + (state.phase == .applied ? .seconds(1) : .milliseconds(20))
             }
             guard let view = try mirror.look(state, isOwning: isOwning) else { break }
-            try publish(view)
+            try line.show(view, counters, requests)
+            guard line.isSound else { break }
             snapshot = view.snapshot
             if !counters.isForwarding {
                 counters.setForwarding()
                 ready()
             }
-            guard workers.allSatisfy(\.isRunning) else { break }
-            let left = nextLook - .now
-            let milliseconds = max(
-                0, left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000)
-            if events.wait(milliseconds: Int32(clamping: milliseconds + 1), other: mirror.descriptor) {
-                nextLook = .now
+            let left = (nextLook - .now) / .milliseconds(1)
+            if events.wait(milliseconds: Int32(max(0, left)) + 1, other: mirror.descriptor) { nextLook = .now }
+        }
+        try line.end(requests)
+        try SmallFile.delete(file.countersPath)
+    }
+
+    /// The workers and the filter before them: both are there only where there is something for them, as also a filter that takes
+    /// nothing costs every frame some time.
+    private struct Line: ~Copyable {
+        private let trunk: Link
+        private var ownership: Ownership
+        private let publication = Publication(Snapshot(World()))
+        private var crew: Crew?
+        private var lastOwned = ContinuousClock.now
+
+        /// So long they wait for something to do.
+        private static let patience = Duration.seconds(5)
+
+        init(_ trunk: Link, workers: Int) throws(KernelError) {
+            self.trunk = trunk
+            ownership = try Ownership(
+                workers: workers, longestFrame: PacketSocket.longestFrame(mtu: Int(trunk.mtu)))
+            crew = nil
+        }
+
+        /// Whether no worker has ended by itself.
+        var isSound: Bool {
+            switch crew {
+            case .some(let crew): crew.isRunning
+            case .none: true
             }
         }
-        // Nothing new for the workers; what they hold they send.
-        try ownership.withdraw(notIn: Ownership.Contents())
-        ThisProcess.sleep(milliseconds: drainMilliseconds)
-        for worker in workers { worker.stop() }
-        for _ in 0..<1000 where workers.contains(where: \.isRunning) { ThisProcess.sleep(milliseconds: 1) }
-        try ownership.detach(linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: requests)
-        try SmallFile.delete(file.countersPath)
+
+        mutating func show(
+            _ view: Mirror.View, _ counters: borrowing CounterFile, _ socket: borrowing NetlinkSocket
+        ) throws(KernelError) {
+            let isNeeded = !view.contents.ingress.isEmpty
+            if isNeeded {
+                lastOwned = .now
+                if crew == nil { try begin(counters, socket) }
+            } else if crew != nil, ContinuousClock.now - lastOwned > Self.patience {
+                try end(socket)
+            }
+            // What a worker may not forward any more is taken from it before it forgets the way, and given after it knows it.
+            try ownership.withdraw(notIn: view.contents, prefixes: view.prefixes)
+            let generation = publication.publish(view.snapshot)
+            crew?.wait(for: generation)
+            try ownership.grant(view.contents)
+        }
+
+        private mutating func begin(
+            _ counters: borrowing CounterFile, _ socket: borrowing NetlinkSocket
+        ) throws(KernelError) {
+            crew = try Crew(
+                linkIndex: trunk.index, mtu: Int(trunk.mtu), slots: slots, ownership: ownership, counters: counters,
+                publication: publication)
+            try ownership.attach(
+                linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: socket)
+        }
+
+        mutating func end(_ socket: borrowing NetlinkSocket) throws(KernelError) {
+            guard crew != nil else { return }
+            // Nothing new for the workers; what they hold they send.
+            try ownership.withdraw(notIn: Ownership.Contents())
+            ThisProcess.sleep(milliseconds: drainMilliseconds)
+            crew = nil
+            try ownership.detach(
+                linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: socket)
+        }
     }
 }
