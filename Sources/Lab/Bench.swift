@@ -189,7 +189,7 @@ public struct Bench {
         for subject in subjects {
             try announce("\(what(subject)): latency", &schedule, seconds: settings.seconds)
             try subject.measureLatency(seconds: settings.seconds)
-            result.results.append(subject.cell(rules))
+            result.results.append(try subject.cell(rules))
         }
     }
 

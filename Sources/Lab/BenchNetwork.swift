@@ -116,6 +116,16 @@ struct BenchNetwork {
         }
     }
 
+    /// The frames that the fast path has sent; 0: there is none.
+    func framesByFastPath() throws(Failure) -> UInt64 {
+        let status = try kernel { () throws(KernelError) in
+            try Namespace.run(in: router) { () throws(KernelError) in
+                Result { () throws(Failure) in try Status.read() }
+            }
+        }
+        return try status.get().vlans.reduce(0) { $0 &+ ($1.fastPath?.sent.packets ?? 0) }
+    }
+
     /// Starts somebody else's forwarder. It finds what it needs to know in its environment.
     func start(_ command: String) throws(KernelError) -> ChildProcess {
         try Namespace.run(in: router) { () throws(KernelError) in

@@ -62,6 +62,8 @@ public struct BenchReport: Sendable, Codable {
         public var cpuNanosecondsPerPacket: Double
         /// At half of the loss-free rate.
         public var latencyMicroseconds: Latency?
+        /// The share of the frames that the fast path forwarded, and not the kernel; absent: it was not asked to.
+        public var fastPathShare: Double?
         /// Frames of all measurements.
         public var sent: UInt64 = 0
         public var received: UInt64 = 0

@@ -12,6 +12,8 @@ final class Subject {
     private var frameBytes = 0
     /// Somebody else's forwarder, which is stopped while it is not measured: it may be one that never sleeps.
     private let command: ChildProcess?
+    private let hasFastPath: Bool
+    private var byFastPath: UInt64 = 0
     private var rates: [Double] = []
     private var costs: [Double] = []
     private var searching: LossFreeSearch?
@@ -27,8 +29,10 @@ final class Subject {
         switch forwarder {
         case .vrouter(let datapath):
             try network.becomeRouter(executable, datapath, rules)
+            hasFastPath = datapath == .afPacket
             command = nil
         case .command(_, let line):
+            hasFastPath = false
             command = try kernel { () throws(KernelError) in try network.start(line) }
         }
         meter = try Meter(network, flows: BenchNetwork.flows(flows), checksTTL: command == nil)
@@ -88,6 +92,7 @@ final class Subject {
         self.frameBytes = frameBytes
         try meter.use(frameBytes: frameBytes)
         (rates, costs, searching, latency, sent, received) = ([], [], nil, nil, 0, 0)
+        byFastPath = hasFastPath ? try network.framesByFastPath() : 0
     }
 
     /// - Parameter generator: nanoseconds that a frame costs it.
@@ -133,10 +138,14 @@ final class Subject {
         return trial
     }
 
-    func cell(_ rules: BenchRules) -> BenchReport.Cell {
+    func cell(_ rules: BenchRules) throws(Failure) -> BenchReport.Cell {
         var cell = BenchReport.Cell(
             datapath: name, rules: rules, frameBytes: frameBytes, flows: flows, routes: routes,
             maxMpps: median(rates) / 1e6, cpuNanosecondsPerPacket: median(costs), sent: sent, received: received)
+        if hasFastPath, received > 0 {
+            // With those that only remind of the flows there may be more than were measured.
+            cell.fastPathShare = min(Double(try network.framesByFastPath() &- byFastPath) / Double(received), 1)
+        }
         cell.lossFreeMpps = searching.map { $0.found / 1e6 }
         if let latency, let p50 = latency.1.percentile(0.5), let p99 = latency.1.percentile(0.99),
             let p999 = latency.1.percentile(0.999)

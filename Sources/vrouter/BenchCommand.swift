@@ -13,8 +13,23 @@ struct BenchCommand: ParsableCommand {
         abstract: "Measure how fast this machine routes between VLANs.",
         discussion: """
             In network namespaces of this host, which are removed afterwards: a generator that sends tagged frames of one VLAN, a \
-            router made with `vrouter up`, and a sink that counts what arrives in the other VLAN. Needs root and Linux 5.18. Nothing \
-            else should run meanwhile.
+            router made with `vrouter up`, and a sink that counts what arrives in the other VLAN. Needs root, Linux 5.18 and, for TCP, \
+            iperf3. Nothing else should run meanwhile.
+
+              vrouter bench --quick
+              vrouter bench --json result.json --plot result.svg
+              vrouter bench --sizes 64 --rules article --routes 2,1000,1000000
+
+            Frames come back at most ("max Mpps", more is offered than can be forwarded; the median of the rounds) or all of them \
+            ("without loss", the largest rate of those tried). CPU time is that of all processors for a frame that is forwarded at the \
+            largest rate, without the generator's. Latency is measured at half of the rate without loss. Kernel work is done on the \
+            generator's core; a program that forwards has another one.
+
+            With --json it writes one object: "machine", with "generator", the generator's own limit by frame size, and "coreShare", \
+            less than 1 where other programs disturbed; "results", each with "datapath", "rules", "frameBytes", "flows", "routes", \
+            "maxMpps", "lossFreeMpps", "cpuNanosecondsPerPacket", "latencyMicroseconds" ("p50", "p99", "p999", "atMpps"; absent where no \
+            rate was without loss), "fastPathShare" (of the frames, forwarded by the fast path), "sent" and "received" (frames of all \
+            measurements); "tcp", each with "datapath", "rules", "connections", "gbitPerSecond".
             """)
 
     @Option(help: ArgumentHelp("Who forwards, measured side by side.", valueName: "kernel,af-packet"))
@@ -177,6 +192,12 @@ struct BenchCommand: ParsableCommand {
                 })
         }
         print(table.text)
+        for cell in result.results {
+            guard let share = cell.fastPathShare, share < 0.99 else { continue }
+            print(
+                "note: \(cell.datapath), rules \(cell.rules.rawValue), \(cell.frameBytes) bytes: the fast path forwarded "
+                    + "\(decimal(100 * share, 0)) % of the frames, the kernel the rest")
+        }
         var tcp = Table(["datapath", "rules", "TCP connections", "Gbit/s"])
         tcp.rightAligned = [2, 3]
         for row in result.tcp {

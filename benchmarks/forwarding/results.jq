@@ -23,7 +23,7 @@ def rules: if . == "none" then "no masquerading" else "the article's rules" end;
   (.results | group_by(.rules == "article")[] | "",
     "| \(.[0].rules | rules): datapath | frame | routes | Mpps at most | without loss | CPU ns a frame | latency in µs: median | 99 % | 99.9 % |",
     "|---|---|---|---|---|---|---|---|---|",
-    (.[] | "| \(.datapath) | \(.frameBytes) | \(.routes) | \(.maxMpps | places(3)) | \(.lossFreeMpps | places(3)) | \(.cpuNanosecondsPerPacket | places(0)) | \(.latencyMicroseconds.p50 | places(1)) | \(.latencyMicroseconds.p99 | places(1)) | \(.latencyMicroseconds.p999 | places(1)) |")),
+    (.[] | "| \(.datapath)\(if (.fastPathShare // 1) < 0.99 then " (\(.fastPathShare * 100 | places(0)) % of the frames)" else "" end) | \(.frameBytes) | \(.routes) | \(.maxMpps | places(3)) | \(.lossFreeMpps | places(3)) | \(.cpuNanosecondsPerPacket | places(0)) | \(.latencyMicroseconds.p50 | places(1)) | \(.latencyMicroseconds.p99 | places(1)) | \(.latencyMicroseconds.p999 | places(1)) |")),
   (if (.tcp | length) > 0 then "",
     "| TCP: datapath | rules | connections | Gbit/s |",
     "|---|---|---|---|",

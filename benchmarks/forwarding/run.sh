@@ -39,4 +39,4 @@ done
 cp "$build/results.json" "$build/results.svg" "$here"
 command_line="make bench${options:+ BENCH=\"${options[*]}\"}"
 jq --raw-output --arg command "$command_line" --from-file "$here/results.jq" "$build/results.json" >"$here/../RESULTS.md"
-echo "$here/../RESULTS.md" "$here/results.json" "$here/results.svg"
+echo "benchmarks/RESULTS.md and benchmarks/forwarding/results.json and .svg are written"
