@@ -51,7 +51,7 @@ help:
 	@echo '  make deps       the Debian packages for all of these (each target installs its own, too)'
 	@echo '  make clean      removes what was built, and the kernel that the virtual machine booted'
 
-deps: deps-build deps-demo deps-bench deps-test deps-lint deps-install
+deps: deps-build deps-demo deps-test deps-lint deps-install
 deps-build:
 	$(call ensure,$(BUILD_PACKAGES))
 deps-demo:
@@ -74,7 +74,7 @@ demo: deps-demo build
 
 # ---- Measurements. What is written belongs to whoever runs make.
 BENCH ?=
-PEERS ?= reflector ovs testpmd
+PEERS ?= reflector reflector-owned ovs testpmd
 
 bench: deps-bench build
 	$(SUDO) benchmarks/forwarding/run.sh --write --peers "$(PEERS)" $(BENCH)

@@ -33,7 +33,7 @@ struct BenchCommand: ParsableCommand {
             """)
 
     @Option(help: ArgumentHelp("Who forwards, measured side by side.", valueName: "kernel,af-packet"))
-    var datapath: String = "kernel"
+    var datapath: String = "kernel,af-packet"
 
     @Option(
         name: .customLong("forwarder"), parsing: .singleValue,

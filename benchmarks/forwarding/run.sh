@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # How fast does vrouter route between VLANs, and what do others make of the same machine?
 #
-# usage: run.sh [--peers "reflector ovs testpmd"] [--write] [options of `vrouter bench`]
+# usage: run.sh [--peers "reflector reflector-owned ovs testpmd"] [--write] [options of `vrouter bench`]
 #   --peers     what is measured beside it, of benchmarks/peers; "" for nothing
 #   --write     also write benchmarks/RESULTS.md and forwarding/results.json and .svg
 # `make bench` builds vrouter, installs what the peers need, and runs this.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-peers="reflector ovs testpmd" write='' options=()
+peers="reflector reflector-owned ovs testpmd" write='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
     --peers) peers=$2; shift 2 ;;
@@ -24,14 +24,21 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 forwarders=()
 for peer in $peers; do
-    if [ -e "$here/../peers/$peer/reflector.c" ]; then
-        gcc -O2 -Wall -Wextra -Werror -o "$build/$peer" "$here/../peers/$peer/reflector.c"
+    case $peer in
+    reflector*)
+        gcc -O2 -Wall -Wextra -Werror -o "$build/reflector" "$here/../peers/reflector/reflector.c" -lbpf
+        object=
+        if [ "$peer" = reflector-owned ]; then
+            object=$build/ownership.bpf.o
+            clang -O2 -g -Wall -Werror -target bpf -I"/usr/include/$(gcc -dumpmachine)" \
+                -c -o "$object" "$here/../../Sources/Kernel/BPF/ownership.bpf.c"
+        fi
         # The shell that runs it expands what vrouter bench puts in its environment.
         # shellcheck disable=SC2016
-        forwarders+=(--forwarder "$peer=exec $build/$peer "'$TRUNK $HOST_MAC $VLAN_1 $VLAN_2')
-    else
-        forwarders+=(--forwarder "$peer=exec $here/../peers/$peer/run.sh")
-    fi
+        forwarders+=(--forwarder "$peer=exec $build/reflector "'$TRUNK $HOST_MAC $VLAN_1 $VLAN_2 '"$object")
+        ;;
+    *) forwarders+=(--forwarder "$peer=exec $here/../peers/$peer/run.sh") ;;
+    esac
 done
 
 "$vrouter" bench --json "$build/results.json" --plot "$build/results.svg" "${forwarders[@]}" "${options[@]}"

@@ -2,13 +2,18 @@
 // The least that a router on AF_PACKET can do, as fast as that goes: what comes in one VLAN leaves in the other, on the same
 // interface. It looks nothing up and asks nobody. What it forwards is the ceiling for this kind of input and output.
 //
-//   reflector INTERFACE HOST_MAC VLAN VLAN [CORE]
+//   reflector INTERFACE HOST_MAC VLAN VLAN [OBJECT]
+//
+// With OBJECT, the compiled Sources/Kernel/BPF/ownership.bpf.c, it gets only frames that vrouter's workers would get: the same filter
+// and the same program at the trunk's ingress, with the hosts that vrouter bench has; and its heart beats as theirs does. Needs tcx hooks.
 //
 // A frame is received into a ring shared with the kernel (TPACKET_V2), rewritten where it lies, with the tag in room that was
 // reserved in front of it, and sent from there, up to 64 in one sendmmsg. The kernel's virtio_net header goes along, so that
 // super-frames stay super-frames.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -17,13 +22,13 @@
 #include <netinet/ether.h>
 #include <netinet/ip.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SLOTS 2048
@@ -92,9 +97,44 @@ static size_t rewrite(const struct router *router, struct tpacket2_hdr *slot, un
     return size + sizeof header;
 }
 
+// Sets the filter's maps as vrouter would; the layouts are those of ownership.bpf.c. Returns the heartbeat.
+static volatile __u64 *own(const char *path, int packets, unsigned interface, const unsigned vlans[2]) {
+    // linux/bpf.h, since Linux 6.6
+    enum { TCX_INGRESS = 46, BEFORE = 1 << 3 };
+    struct bpf_object *object = bpf_object__open_file(path, NULL);
+    if (!object || bpf_object__load(object))
+        die(path);
+    struct { __u16 mtu, checks_source; } ingress = {.mtu = 1500};
+    struct { __u16 vlan, mtu; } destination = {.mtu = 1500};
+    struct { __u32 longest_frame, has_prefixes; } control = {.longest_frame = SLOT_BYTES - 128};
+    __u32 zero = 0;
+    int failed = bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, "own_control"), &zero, &control, 0);
+    for (int side = 0; side < 2; side++) {
+        __u32 vlan = vlans[side];
+        failed |= bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, "own_ingress"), &vlan, &ingress, 0);
+        // 172.16.10.0/24 and 172.16.20.0/24, as in Sources/Lab/BenchNetwork.swift.
+        for (__u32 host = 2; host < 18; host++) {
+            __u32 address = htonl(0xac100000 | (side ? 20 : 10) << 8 | host);
+            destination.vlan = vlan;
+            failed |= bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, "own_hosts4"), &address, &destination, 0);
+        }
+    }
+    int filter = bpf_program__fd(bpf_object__find_program_by_name(object, "frame_owned"));
+    LIBBPF_OPTS(bpf_link_create_opts, options, .flags = BEFORE);
+    int taken = bpf_program__fd(bpf_object__find_program_by_name(object, "frame_taken"));
+    if (failed || setsockopt(packets, SOL_SOCKET, SO_ATTACH_BPF, &filter, sizeof filter) ||
+        bpf_link_create(taken, interface, (enum bpf_attach_type)TCX_INGRESS, &options) < 0)
+        die("ownership");
+    void *beats = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+                       bpf_object__find_map_fd_by_name(object, "own_heartbeats"), 0);
+    if (beats == MAP_FAILED)
+        die("heartbeat");
+    return beats;
+}
+
 int main(int count, char **arguments) {
     if (count < 5) {
-        fprintf(stderr, "reflector INTERFACE HOST_MAC VLAN VLAN [CORE]\n");
+        fprintf(stderr, "reflector INTERFACE HOST_MAC VLAN VLAN [OBJECT]\n");
         return 2;
     }
     const char *name = arguments[1];
@@ -103,13 +143,6 @@ int main(int count, char **arguments) {
     if (!host)
         die(arguments[2]);
     memcpy(router.host, host, ETH_ALEN);
-    if (count > 5) {
-        cpu_set_t cpus;
-        CPU_ZERO(&cpus);
-        CPU_SET(atoi(arguments[5]), &cpus);
-        if (sched_setaffinity(0, sizeof cpus, &cpus))
-            die("core");
-    }
 
     int packets = socket(AF_PACKET, SOCK_RAW, 0);
     if (packets < 0)
@@ -124,7 +157,6 @@ int main(int count, char **arguments) {
     set(packets, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR");
     set(packets, PACKET_RESERVE, TAG_BYTES + sizeof(struct virtio_net_hdr), "PACKET_RESERVE");
     set(packets, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING");
-    set(packets, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS");
     // Blocks of a page, so that the kernel finds room for them.
     struct tpacket_req ring = {
         .tp_block_size = 4096, .tp_block_nr = SLOTS * SLOT_BYTES / 4096, .tp_frame_size = SLOT_BYTES, .tp_frame_nr = SLOTS,
@@ -137,6 +169,7 @@ int main(int count, char **arguments) {
     struct sockaddr_ll address = {
         .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex(name),
     };
+    volatile __u64 *beat = count > 5 ? own(arguments[5], packets, address.sll_ifindex, router.vlans) : NULL;
     if (bind(packets, (void *)&address, sizeof address))
         die("bind");
 
@@ -146,6 +179,11 @@ int main(int count, char **arguments) {
         messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
 
     for (unsigned next = 0;;) {
+        if (beat) {
+            struct timespec now;
+            clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+            *beat = now.tv_sec * 1000000000ULL + now.tv_nsec;
+        }
         // As many as are there, up to a batch.
         unsigned taken = 0, sending = 0;
         struct tpacket2_hdr *slot;
@@ -161,7 +199,7 @@ int main(int count, char **arguments) {
         }
         if (!taken) {
             struct pollfd wait = {.fd = packets, .events = POLLIN};
-            if (poll(&wait, 1, -1) < 0 && errno != EINTR)
+            if (poll(&wait, 1, beat ? 4 : -1) < 0 && errno != EINTR)
                 die("poll");
             continue;
         }
