@@ -61,6 +61,23 @@ import Testing
         }
     }
 
+    /// Segments that travel as one frame are the kernel's, and so is the rest of their connection: two ways would reorder it.
+    @Test func aConnectionOfSuperFramesStaysWithTheKernel() throws {
+        let site = try Site()
+        try site.upFast()
+        let server = try site.host(200).start(["iperf3", "-s", "-1"])
+        for _ in 0..<50 where try !site.host(200).sh("ss -Hltn sport = 5201").contains("5201") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        let before = try (site.router.forwarded(), site.router.forwardedByKernel())
+        let client = try site.host(100).run(["iperf3", "-c", "172.16.20.10", "-t", isEmulated ? "4" : "1"])
+        _ = server.wait()
+        #expect(client.status == 0, "\(client)")
+        let after = try (site.router.forwarded(), site.router.forwardedByKernel())
+        let (workers, kernel) = (after.0 - before.0, after.1 - before.1)
+        #expect(kernel > 1000 && workers < kernel / 4, "\(workers) by workers, \(kernel) by the kernel")
+    }
+
     @Test func whatIsNotTheirsIsTheKernels() throws {
         let site = try Site()
         for (options, reason) in [
@@ -146,11 +163,11 @@ import Testing
         var reports: [NumberedPackets.Report] = []
         for _ in 0..<3 {
             let stream = try NumberedPackets(from: site.host(100), to: site.host(200), address)
-            ThisProcess.sleep(milliseconds: isEmulated ? 500 : 50)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
             try site.router.sh(change.make)
-            ThisProcess.sleep(milliseconds: isEmulated ? 500 : 50)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
             stream.mark()
-            ThisProcess.sleep(milliseconds: isEmulated ? 500 : 60)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 60)
             let report = try stream.report()
             try site.router.sh(change.undo)
             let after = report.phases[1]
