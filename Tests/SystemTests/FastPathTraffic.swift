@@ -40,7 +40,7 @@ struct NumberedPackets: ~Copyable {
                 "python3", "-c", Self.script, receiver.name, address, "\(interval)", "\(sourcePort)",
                 isEmulated ? "10" : "1",
             ])
-        for _ in 0..<500 where process.outputSoFar.isEmpty { ThisProcess.sleep(milliseconds: 10) }
+        for _ in 0..<6000 where process.outputSoFar.isEmpty { ThisProcess.sleep(milliseconds: 10) }
     }
 
     /// What follows is another phase.
