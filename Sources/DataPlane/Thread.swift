@@ -2,7 +2,8 @@ import CLinux
 import Kernel
 import SystemPackage
 
-/// Starts a thread of its own for `body`: not one of a pool, which would be waited for.
+/// Starts a thread of its own for `body`: not one of a pool, which would be waited for. `top -H` shows it by its name, of 15
+/// octets at most.
 func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(KernelError) {
     final class Box: Sendable {
         let body: @Sendable () -> Void
@@ -22,5 +23,6 @@ func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) throws(
         unsafe Unmanaged<Box>.fromOpaque(box).release()
         throw KernelError("start \(name)", Errno(rawValue: status))
     }
+    _ = unsafe pthread_setname_np(thread, name)
     pthread_detach(thread)
 }

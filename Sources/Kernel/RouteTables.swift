@@ -148,6 +148,8 @@ public struct RouteTables: Sendable {
         case forward([Route.NextHop], mtu: UInt32?)
         /// It is for the host itself, or for more than one.
         case local
+        /// It is for all hosts of a link.
+        case broadcast
         /// It is not forwarded: blackhole, unreachable, prohibit.
         case refuse(Route.Kind)
         /// Only the kernel can tell.
@@ -550,7 +552,8 @@ private struct Chain: Hashable, Sendable, Sequence {
             guard unusable < route.nextHops.count else { return nil }
             let usable = unusable == 0 ? route.nextHops : route.nextHops.filter { state($0.linkIndex) == .usable }
             return .forward(usable, mtu: route.mtu)
-        case .local, .broadcast, .anycast, .multicast: return .local
+        case .local, .anycast, .multicast: return .local
+        case .broadcast: return .broadcast
         case .blackhole, .unreachable, .prohibit: return .refuse(route.kind)
         default: return .kernel
         }

@@ -165,6 +165,7 @@ extension World.Route.Kind {
             self = .unicast(
                 hops.map { World.NextHop(via: $0.gateway, vlan: vlans[$0.linkIndex], weight: Int($0.weight)) })
         case .local: self = .local
+        case .broadcast: self = .broadcast
         case .refuse(.blackhole): self = .blackhole
         case .refuse(.unreachable): self = .unreachable
         case .refuse(.prohibit): self = .prohibited

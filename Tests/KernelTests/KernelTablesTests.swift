@@ -251,7 +251,7 @@ import Testing
                     let word = "\(got?.dev ?? "-") \(got?.gateway ?? got?.via?.host ?? "-")"
                     #expect(got?.type == "unicast" && words.contains(word), comment)
                     known["forward", default: 0] += 1
-                case .local:
+                case .local, .broadcast:
                     #expect(["local", "broadcast", "multicast", "anycast"].contains(got?.type ?? ""), comment)
                     known["local", default: 0] += 1
                 case .refuse, nil:

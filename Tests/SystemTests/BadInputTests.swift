@@ -177,13 +177,13 @@ import Testing
         let host = try TestHost()
         let before = try host.snapshot()
         let command = ["up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"]
-        let result = try host.run(lacking("nf_tables", [Product.path] + command))
+        let result = try host.run(Self.lacking("nf_tables", [Product.path] + command))
         #expect(result.status == 69 && result.errors.contains("remedy:"), "\(result)")
-        let doctor = try host.run(lacking("nf_tables", [Product.path, "doctor"]))
+        let doctor = try host.run(Self.lacking("nf_tables", [Product.path, "doctor"]))
         #expect(doctor.status == 1 && doctor.output.contains("✗ nf-tables"), "\(doctor)")
         try requireUnchanged(host, since: before)
         // The same through the filter's other end: nothing but what it lacks is in the way.
-        #expect(try host.run(lacking("nothing", [Product.path] + command)).status == 0)
+        #expect(try host.run(Self.lacking("nothing", [Product.path] + command)).status == 0)
         #expect(try host.vrouter("down").status == 0)
     }
 
@@ -192,14 +192,14 @@ import Testing
         let before = try host.snapshot()
         let driver = try host.hasVLANDevices ? ["--vlan-driver", "ebpf"] : []
         let result = try host.run(
-            lacking("bpf", [Product.path, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"] + driver))
+            Self.lacking("bpf", [Product.path, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"] + driver))
         #expect(result.status == 69 && result.errors.contains("BPF programs"), "\(result)")
         #expect(result.errors.contains("remedy:"))
         try requireUnchanged(host, since: before)
     }
 
     /// The command behind a system call filter that answers as a kernel does which was built without something.
-    private func lacking(_ feature: String, _ command: [String]) -> [String] {
+    static func lacking(_ feature: String, _ command: [String]) -> [String] {
         let script = """
             import ctypes, os, platform, struct, sys
             feature, command = sys.argv[1], sys.argv[2:]

@@ -65,6 +65,7 @@ struct vr_message {
 };
 int vr_send_messages(int socket, struct vr_message *messages, unsigned int count);
 int vr_pin_thread(unsigned cpu);
+int pthread_setname_np(pthread_t, const char *);
 int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *, int);
 int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *, const char *);
 

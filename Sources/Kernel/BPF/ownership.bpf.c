@@ -193,8 +193,9 @@ static __always_inline int is_special6(struct in6_addr *address) {
     return first == 0 || first == 0xff || (first == 0xfe && (address->s6_addr[1] & 0xc0) == 0x80);
 }
 
-static __always_inline int fits(struct destination *to, __u32 from, __u32 packet_length) {
-    return to && to->vlan && to->vlan != from && packet_length <= to->mtu;
+// A super-frame is longer than any way is wide: it is for is_bulk to remember, which keeps it from the workers.
+static __always_inline int fits(struct __sk_buff *skb, struct destination *to, __u32 from, __u32 packet_length) {
+    return to && to->vlan && to->vlan != from && (skb->gso_size || packet_length <= to->mtu);
 }
 
 static __always_inline int owns4(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
@@ -219,7 +220,7 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
         __u32 *target = bpf_map_lookup_elem(&own_prefixes4, &key);
         to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
     }
-    if (!fits(to, vlan, bpf_ntohs(ip.tot_len)))
+    if (!fits(skb, to, vlan, bpf_ntohs(ip.tot_len)))
         return 0;
     return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.protocol, ip.saddr ^ ip.daddr, now);
 }
@@ -246,7 +247,7 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
         __u32 *target = bpf_map_lookup_elem(&own_prefixes6, &key);
         to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
     }
-    if (!fits(to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
+    if (!fits(skb, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
         return 0;
     __u32 addresses = 0;
     for (int word = 0; word < 4; word++)
@@ -261,7 +262,7 @@ int frame_owned(struct __sk_buff *skb) {
         return 0;
     __u32 vlan = skb->vlan_tci & VLAN_ID_MASK;
     struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
-    if (!ingress || !ingress->mtu || skb->len > ingress->mtu + ETH_HLEN)
+    if (!ingress || !ingress->mtu || (!skb->gso_size && skb->len > ingress->mtu + ETH_HLEN))
         return 0;
     __u32 zero = 0;
     __u32 index = worker;

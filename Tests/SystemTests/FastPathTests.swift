@@ -1,0 +1,180 @@
+import Kernel
+import TestSupport
+import Testing
+
+//  host h100 ─┐ VLAN 100                 ┌─ enp0s8 ─ router ─ uplink0 ── outside
+//  host h200 ─┤ VLAN 200 ── switch ──────┘             │
+//  host h300 ─┘ VLAN 300                        vrouter forward
+//
+/// What the workers of the fast path forward arrives as from the kernel, and they forward only what is theirs.
+@Suite struct FastPathTests {
+    @Test func bothFamiliesPassTheWorkers() throws {
+        let site = try Site()
+        try site.upFast()
+        #expect(try site.ping(site.host(100), "172.16.20.10") == 63)
+        #expect(try site.ping(site.host(100), "fd00:20::10") == 63)
+        let before = try (site.router.forwarded(), site.router.forwardedByKernel())
+        for address in ["172.16.20.10", "fd00:20::10"] {
+            let ping = try site.host(100).run(["ping", "-c", "20", "-i", "0.01", "-W", "2", address])
+            #expect(ping.status == 0 && ping.output.contains(" 0% packet loss"), "\(ping)")
+            #expect(!ping.output.contains("DUP"), "\(ping)")
+        }
+        let after = try (site.router.forwarded(), site.router.forwardedByKernel())
+        #expect(after.0 - before.0 == 80, "requests and answers")
+        #expect(after.1 == before.1, "the kernel forwarded none of them")
+    }
+
+    /// What people try first.
+    @Test func theUsualTools() throws {
+        let site = try Site()
+        try site.upFast()
+        let client = site.host(100)
+        for (tool, hops) in [
+            ("traceroute -n -q 1 -w 2 172.16.20.10", ["172.16.10.1", "172.16.20.10"]),
+            ("traceroute -6 -n -q 1 -w 2 fd00:20::10", ["fd00:10::1", "fd00:20::10"]),
+            ("mtr -n -r -c 1 172.16.20.10", ["172.16.10.1", "172.16.20.10"]),
+            ("arping -c 1 -w 2 -I enp0s8.100 172.16.10.1", ["Received 1 response"]),
+            ("ping -c 3 -i 0.2 -W 2 -s 4000 172.16.20.10", [" 0% packet loss"]),
+            ("ping -c 3 -i 0.2 -W 2 -s 4000 fd00:20::10", [" 0% packet loss"]),
+        ] {
+            let result = try client.run(tool.split(separator: " ").map(String.init))
+            for hop in hops { #expect(result.output.contains(hop), "\(tool): \(result)") }
+        }
+        let before = try site.router.forwarded()
+        let server = try site.host(200).start(["iperf3", "-s"])
+        for _ in 0..<50 where try !site.host(200).sh("ss -Hltn sport = 5201").contains("5201") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        for options in ["-c 172.16.20.10 -t 1", "-c fd00:20::10 -t 1 -R", "-c 172.16.20.10 -t 1 -u -b 4M -l 1000"] {
+            let run = try client.run(["iperf3", "-J"] + options.split(separator: " ").map(String.init))
+            let received = run.output.matches(of: #/"bytes":\s*(\d+)/#).compactMap { Int($0.1) }.max() ?? 0
+            #expect(run.status == 0 && received > 100_000, "\(options): \(run)")
+        }
+        server.signal(SignalNumber.terminate)
+        _ = server.wait()
+        #expect(try site.router.forwarded() - before > 300, "datagrams pass the workers")
+        // A way that is narrower behind the router: it says so to the sender.
+        try site.router.sh("ip link set enp0s8.200 mtu 1300")
+        for (address, host) in [("172.16.20.10", ""), ("fd00:20::10", "-6 ")] {
+            let path = try client.sh("tracepath -n \(host)\(address)")
+            #expect(path.contains("pmtu 1300") && path.contains("reached"), "\(path)")
+        }
+    }
+
+    /// Segments that travel as one frame are the kernel's, and so is the rest of their connection: two ways would reorder it.
+    @Test func aConnectionOfSuperFramesStaysWithTheKernel() throws {
+        let site = try Site()
+        try site.upFast()
+        let server = try site.host(200).start(["iperf3", "-s", "-1"])
+        for _ in 0..<50 where try !site.host(200).sh("ss -Hltn sport = 5201").contains("5201") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        let before = try (site.router.forwarded(), site.router.forwardedByKernel())
+        let client = try site.host(100).run(["iperf3", "-c", "172.16.20.10", "-t", isEmulated ? "4" : "1"])
+        _ = server.wait()
+        #expect(client.status == 0, "\(client)")
+        let after = try (site.router.forwarded(), site.router.forwardedByKernel())
+        let (workers, kernel) = (after.0 - before.0, after.1 - before.1)
+        #expect(kernel > 1000 && workers < kernel / 4, "\(workers) by workers, \(kernel) by the kernel")
+    }
+
+    @Test func whatIsNotTheirsIsTheKernels() throws {
+        let site = try Site()
+        for (options, reason) in [
+            ("--masquerade vlans", "masquerade vlans"), ("--masquerade none --deny 300:100", nil),
+        ] {
+            try site.up("\(options) --fast-path af-packet")
+            let from = site.host(100)
+            let to = reason == nil ? "172.16.30.10" : "172.16.20.10"
+            let before = try site.router.forwarded()
+            for _ in 0..<3 { #expect(try site.ping(from, to) == 63, "\(options)") }
+            let status = try #require(try site.router.fastPath())
+            #expect(status.forwarded == before, "\(options)")
+            if let reason {
+                #expect(status.obstacles.contains { $0.contains(reason) }, "\(status.obstacles)")
+                #expect(try site.router.vrouter("status").output.contains(reason))
+            } else {
+                #expect(try site.ping(site.host(300), "172.16.10.10") == nil, "denied, with a fast path as without")
+            }
+        }
+    }
+
+    struct Change: Sendable {
+        var make: String
+        var undo: String
+        /// Whether packets arrive all the same: by the kernel, or another way.
+        var arrives = false
+    }
+
+    static let changes = [
+        Change(
+            make:
+                "nft 'add table inet foreign; add chain inet foreign f { type filter hook forward priority 10; policy drop; }'",
+            undo: "nft delete table inet foreign"),
+        Change(
+            make: """
+                nft 'add table inet foreign; add chain inet foreign f { type filter hook forward priority 10; }; \
+                add rule inet foreign f counter'
+                """, undo: "nft delete table inet foreign", arrives: true),
+        Change(make: "ip rule add from 172.16.10.10 prohibit", undo: "ip rule del from 172.16.10.10 prohibit"),
+        Change(make: "ip route add blackhole 172.16.20.10/32", undo: "ip route del blackhole 172.16.20.10/32"),
+        Change(make: "sysctl -qw net.ipv4.ip_forward=0", undo: "sysctl -qw net.ipv4.ip_forward=1"),
+        Change(make: "ip link set enp0s8.200 down", undo: "ip link set enp0s8.200 up"),
+        Change(
+            make: "sysctl -qw net/ipv4/conf/enp0s8.100/rp_filter=1; ip route add 172.16.10.10/32 dev enp0s8.300",
+            undo: "ip route del 172.16.10.10/32 dev enp0s8.300; sysctl -qw net/ipv4/conf/enp0s8.100/rp_filter=0"),
+        Change(
+            make: "ip neigh replace 172.16.20.10 lladdr 02:00:00:00:99:99 dev enp0s8.200 nud permanent",
+            undo: "ip neigh del 172.16.20.10 dev enp0s8.200"),
+        Change(make: "ip neigh del 172.16.20.10 dev enp0s8.200", undo: "true", arrives: true),
+    ]
+
+    /// Whatever ends the workers' part, or changes a way, does so at once; and it comes back.
+    @Test func changesHoldAtOnce() throws {
+        let site = try Site()
+        try site.upFast()
+        for change in Self.changes {
+            try expectSoon(site, change, to: "172.16.20.10")
+            try site.waitForWorkers()
+        }
+    }
+
+    @Test func aRouteThroughARouterInAVLAN() throws {
+        let site = try Site()
+        try site.upFast()
+        try site.host(200).sh("ip address add 10.50.0.1/32 dev lo")
+        // Where there is no route, there is nobody to send to.
+        try site.router.sh("ip route add 10.50.0.0/16 via 172.16.30.10")
+        let route = Change(make: "ip route replace 10.50.0.0/16 via 172.16.20.10", undo: "true", arrives: true)
+        try expectSoon(site, route, to: "10.50.0.1")
+        let before = try site.router.forwarded()
+        #expect(try site.host(100).run(["ping", "-c", "10", "-i", "0.01", "10.50.0.1"]).status == 0)
+        #expect(try site.router.forwarded() - before == 20, "requests and answers")
+        for way in ["replace 10.50.0.0/16 via 172.16.30.10", "add blackhole 10.50.0.0/24", "del 10.50.0.0/16"] {
+            try expectSoon(site, Change(make: "ip route \(way)", undo: "true"), to: "10.50.0.1")
+            try site.router.sh("ip route flush 10.50.0.0/24; ip route replace 10.50.0.0/16 via 172.16.20.10")
+            _ = try site.ping(site.host(100), "10.50.0.1")
+        }
+    }
+
+    /// 50 ms after a change all is as it says. The process that follows the kernel's changes may have to wait for a busy machine:
+    /// one of three tries is enough, as one that does not follow fails each time.
+    private func expectSoon(_ site: Site, _ change: Change, to address: String) throws {
+        var reports: [NumberedPackets.Report] = []
+        for _ in 0..<3 {
+            let stream = try NumberedPackets(from: site.host(100), to: site.host(200), address)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
+            try site.router.sh(change.make)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
+            stream.mark()
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 60)
+            let report = try stream.report()
+            try site.router.sh(change.undo)
+            let after = report.phases[1]
+            #expect(after.sent > 10 && report.twice == 0, "\(change.make): \(report)")
+            if change.arrives ? after.lost == 0 : after.lost == after.sent { return }
+            reports.append(report)
+        }
+        Issue.record("\(change.make): \(reports)")
+    }
+}
