@@ -40,6 +40,7 @@ import Testing
             var latencyMicroseconds: Latency?
             var sent: UInt64
             var received: UInt64
+            var fastPathShare: Double?
         }
         struct TCP: Decodable {
             var datapath: String
@@ -64,7 +65,7 @@ import Testing
     @Test func whatIsMeasuredIsPlausible() throws {
         let run = try sh(
             """
-            $vrouter bench --quick --duration 0.1 --sizes 64,1518 --flows 40 --routes 2,500 --tcp 2 --json - --plot /run/plot.svg
+            $vrouter bench --quick --duration 0.1 --datapath kernel --sizes 64,1518 --flows 40 --routes 2,500 --tcp 2 --json - --plot /run/plot.svg
             status=$?; left; python3 -c 'import xml.dom.minidom; xml.dom.minidom.parse("/run/plot.svg")' || exit
             exit $status
             """)
@@ -98,6 +99,19 @@ import Testing
         #expect(
             report.tcp.map { "\($0.datapath) \($0.rules) \($0.connections)" } == ["kernel none 2", "kernel article 2"])
         #expect(report.tcp.allSatisfy { $0.gbitPerSecond > 0 })
+    }
+
+    /// The workers move what is measured as theirs.
+    @Test func theFastPathIsMeasured() throws {
+        let run = try sh(
+            "$vrouter bench --quick --duration 0.1 --datapath af-packet --rules none --sizes 64 --tcp none --json -"
+        )
+        try #require(run.status == 0, "\(run)")
+        let end = try #require(run.output.firstRange(of: "\n}\n")?.upperBound)
+        let report = try JSONDecoder().decode(Report.self, from: Data(run.output[..<end].utf8))
+        #expect(report.results.map(\.datapath) == ["af-packet"])
+        let cell = try #require(report.results.first)
+        #expect(cell.received > 0 && (cell.fastPathShare ?? 0) > 0.5, "\(cell)")
     }
 
     @Test func somebodyElsesForwarderIsMeasuredBesideIt() throws {
