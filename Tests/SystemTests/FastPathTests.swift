@@ -147,9 +147,13 @@ import Testing
         try site.router.sh("ip route add 10.50.0.0/16 via 172.16.30.10")
         let route = Change(make: "ip route replace 10.50.0.0/16 via 172.16.20.10", undo: "true", arrives: true)
         try expectSoon(site, route, to: "10.50.0.1")
-        let before = try site.router.forwarded()
-        #expect(try site.host(100).run(["ping", "-c", "10", "-i", "0.01", "10.50.0.1"]).status == 0)
-        #expect(try site.router.forwarded() - before == 20, "requests and answers")
+        var byWorkers = 0
+        for _ in 0..<20 where byWorkers != 20 {
+            let before = try site.router.forwarded()
+            #expect(try site.host(100).run(["ping", "-c", "10", "-i", "0.01", "10.50.0.1"]).status == 0)
+            byWorkers = try site.router.forwarded() - before
+        }
+        #expect(byWorkers == 20, "requests and answers")
         for way in ["replace 10.50.0.0/16 via 172.16.30.10", "add blackhole 10.50.0.0/24", "del 10.50.0.0/16"] {
             try expectSoon(site, Change(make: "ip route \(way)", undo: "true"), to: "10.50.0.1")
             try site.router.sh("ip route flush 10.50.0.0/24; ip route replace 10.50.0.0/16 via 172.16.20.10")
