@@ -67,7 +67,10 @@ import Testing
         pause(300)
         expectShortGap(try stream.report(), "kill -9")
         // It lets go of all that it had, which takes a moment.
-        for _ in 0..<200 where try site.router.fastPath()?.process != nil { pause(20) }
+        for _ in 0..<200 {
+            if try site.router.fastPath()?.process == nil { break }
+            pause(20)
+        }
         let status = try site.router.vrouter("status")
         #expect(status.status == 1 && status.output.contains("drift:"), "\(status)")
         // Again, without a gap.
@@ -172,7 +175,10 @@ import Testing
         try site.router.sh(Self.uncut)
         // A change that the hanging worker has not taken note of, and at once another: that does not wait for it, either.
         let third = try NumberedPackets(from: site.host(100), to: site.host(200), "172.16.20.10", sourcePort: working)
-        for _ in 0..<100 where try site.router.fastPath()?.workers.map(\.forwarded.packets) == after { pause(20) }
+        for _ in 0..<100 {
+            if try site.router.fastPath()?.workers.map(\.forwarded.packets) != after { break }
+            pause(20)
+        }
         third.mark()
         try site.router.sh("ip neigh replace 172.16.30.77 lladdr 02:00:00:00:30:77 dev enp0s8.300; \(Self.close)")
         pause(300)

@@ -130,7 +130,10 @@ import Testing
         #expect(second.status == 75 && second.errors.contains("another vrouter forward"), "\(second)")
         let detached = try host.forwarder()
         try host.sh("kill \(detached)")
-        for _ in 0..<200 where try host.fastPath()?.process != nil { ThisProcess.sleep(milliseconds: 20) }
+        for _ in 0..<200 {
+            if try host.fastPath()?.process == nil { break }
+            ThisProcess.sleep(milliseconds: 20)
+        }
 
         // A service manager that listens.
         let path = "/run/\(host.name).notify"
