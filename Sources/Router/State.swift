@@ -39,7 +39,7 @@ struct State: Hashable, Codable {
     var table: Table?
 
     /// Whether there may be programs of ours on the parent.
-    var looksAtTrunk: Bool { driver == .ebpf || startedFastPath || configuration.fastPath != nil }
+    var looksAtTrunk: Bool { driver == .ebpf || addedClsact || startedFastPath || configuration.fastPath != nil }
 
     enum Phase: String, Codable { case applying, applied }
 
