@@ -58,6 +58,7 @@ import SystemPackage
     /// Prefixes that are blocked until `grant`.
     private var changed: [(IPPrefix, UInt32)] = []
     private let longestFrame: UInt32
+    private let threshold: UInt32
 
     public static let takenName = "frame_taken"
     public static let mostWorkers = 64
@@ -68,10 +69,13 @@ import SystemPackage
 
     /// Loads the programs; nothing is owned yet.
     ///
-    /// - Parameter longestFrame: that a slot of a ring takes, in octets without tag.
-    public init(workers: Int, longestFrame: Int) throws(KernelError) {
+    /// - Parameters:
+    ///   - longestFrame: that a slot of a ring takes, in octets without tag.
+    ///   - threshold: from so many frames a second on, on one processor, they are the workers'.
+    public init(workers: Int, longestFrame: Int, threshold: UInt32) throws(KernelError) {
         unsafe objects = try Self.load(workers)
         self.longestFrame = UInt32(longestFrame)
+        self.threshold = threshold
     }
 
     deinit {
@@ -235,7 +239,7 @@ import SystemPackage
 
     private func setControl() throws(KernelError) {
         let value =
-            longestFrame.nativeBytes + UInt32(contents.usesPrefixes ? 1 : 0).nativeBytes
+            longestFrame.nativeBytes + threshold.nativeBytes + UInt32(contents.usesPrefixes ? 1 : 0).nativeBytes
         try set("own_control", UInt32(0).nativeBytes, value)
     }
 

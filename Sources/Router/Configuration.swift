@@ -18,14 +18,19 @@ public struct Configuration: Hashable, Sendable, Codable {
     public struct FastPath: Hashable, Sendable, Codable {
         /// How many.
         public var workers: Int
+        /// From so many frames a second on, on one processor, they forward; fewer are the kernel's, which need wake nobody for them.
+        public var threshold: UInt32
 
-        public init(workers: Int = 1) throws(Failure) {
+        public static let defaultThreshold: UInt32 = 50_000
+
+        public init(workers: Int = 1, threshold: UInt32 = defaultThreshold) throws(Failure) {
             guard (1...Ownership.mostWorkers).contains(workers) else {
                 throw Failure(
                     .usage, "--workers \(workers): not a number of workers",
                     remedy: "give one from 1 to \(Ownership.mostWorkers), not more than there are processors")
             }
             self.workers = workers
+            self.threshold = threshold
         }
     }
 

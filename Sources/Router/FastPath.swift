@@ -27,7 +27,7 @@ public enum FastPath {
     /// Whether this kernel can do it: that there is an error before anything has changed.
     static func check() throws(Failure) {
         do {
-            _ = try Ownership(workers: 1, longestFrame: 0)
+            _ = try Ownership(workers: 1, longestFrame: 0, threshold: 0)
         } catch {
             // A dry run without privileges cannot tell.
             guard !error.isPermission else { return }
@@ -54,12 +54,12 @@ public enum FastPath {
         }
         Interruption.catchSignals()
         try kernel { () throws(KernelError) in
-            try run(file, state, workers: fastPath.workers, ready: ready)
+            try run(file, state, fastPath, ready: ready)
         }
     }
 
     private static func run(
-        _ file: StateFile, _ state: State, workers count: Int, ready: () -> Void
+        _ file: StateFile, _ state: State, _ wanted: Configuration.FastPath, ready: () -> Void
     ) throws(KernelError) {
         let requests = try NetlinkSocket()
         guard let trunk = try requests.links().first(where: { $0.index == state.parentIndex }) else {
@@ -68,8 +68,8 @@ public enum FastPath {
         // First the events, then the look: what changes in between is an event.
         let events = try PolicyEvents()
         var mirror = try Mirror()
-        let counters = try CounterFile(creating: file.countersPath, workers: count)
-        var line = try Line(trunk, workers: count)
+        let counters = try CounterFile(creating: file.countersPath, workers: wanted.workers)
+        var line = try Line(trunk, wanted)
         var state = state
         var isOwning = false
         var nextLook = ContinuousClock.now
@@ -110,10 +110,11 @@ public enum FastPath {
         /// So long they wait for something to do.
         private static let patience = Duration.seconds(5)
 
-        init(_ trunk: Link, workers: Int) throws(KernelError) {
+        init(_ trunk: Link, _ wanted: Configuration.FastPath) throws(KernelError) {
             self.trunk = trunk
             ownership = try Ownership(
-                workers: workers, longestFrame: PacketSocket.longestFrame(mtu: Int(trunk.mtu)))
+                workers: wanted.workers, longestFrame: PacketSocket.longestFrame(mtu: Int(trunk.mtu)),
+                threshold: wanted.threshold)
             crew = nil
         }
 

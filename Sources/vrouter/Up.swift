@@ -34,6 +34,14 @@ struct Up: ParsableCommand {
     @Option(help: "How many workers the fast path has.")
     var workers: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            From how many frames a second on, arriving on one processor, the fast path forwards. What comes one by one is forwarded \
+            sooner by the kernel, which need wake nobody for it. 0: everything that it can take.
+            """, valueName: "frames"))
+    var fastPathFrom: UInt32?
+
     @Flag(help: "Print the commands that would do the same, and change nothing.")
     var dryRun = false
 
@@ -73,12 +81,14 @@ struct Up: ParsableCommand {
 
     private func wantedFastPath() throws(Failure) -> Configuration.FastPath? {
         switch fastPath {
-        case .afPacket: return try Configuration.FastPath(workers: workers ?? 1)
+        case .afPacket:
+            return try Configuration.FastPath(
+                workers: workers ?? 1, threshold: fastPathFrom ?? Configuration.FastPath.defaultThreshold)
         case .none:
-            guard let workers else { return nil }
+            let options = [workers.map { "--workers \($0)" }, fastPathFrom.map { "--fast-path-from \($0)" }]
+            guard let option = options.compactMap(\.self).first else { return nil }
             throw Failure(
-                .usage, "--workers \(workers): there is no fast path",
-                remedy: "add --fast-path af-packet, or leave it out")
+                .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
         }
     }
 

@@ -83,7 +83,7 @@ import Testing
         for (options, reason) in [
             ("--masquerade vlans", "masquerade vlans"), ("--masquerade none --deny 300:100", nil),
         ] {
-            try site.up("\(options) --fast-path af-packet")
+            try site.up("\(options) --fast-path af-packet --fast-path-from 0")
             let from = site.host(100)
             let to = reason == nil ? "172.16.30.10" : "172.16.20.10"
             let before = try site.router.forwarded()

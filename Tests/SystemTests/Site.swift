@@ -70,7 +70,7 @@ final class Site {
 
     /// With the fast path, which has what it needs between the VLANs: the hosts' MAC addresses are known.
     func upFast(_ options: String = "") throws {
-        try up("--masquerade none --fast-path af-packet \(options)")
+        try up("--masquerade none --fast-path af-packet --fast-path-from 0 \(options)")
         for (from, to) in [(100, 200), (200, 300), (300, 100)] {
             _ = try ping(host(from), "172.16.\(to / 10).10")
         }

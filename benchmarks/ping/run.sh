@@ -8,7 +8,7 @@
 # Exit status: 0 only where the claim holds.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-rounds=7 pings=500 vrouter=$here/../../.build/release/vrouter write=
+rounds=9 pings=500 vrouter=$here/../../.build/release/vrouter write=
 while [ $# -gt 0 ]; do
     case $1 in
     --rounds) rounds=$2 && shift 2 ;;
@@ -39,6 +39,7 @@ for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds" >&2
     measure kernel
     measure af-packet --fast-path af-packet
+    measure workers --fast-path af-packet --fast-path-from 0
     moved=$("${router[@]}" status --json | jq '[.fastPath.workers[].forwarded.packets] | add')
     [ "$moved" -ge $((2 * pings)) ] || { echo "run.sh: the fast path moved only $moved frames" >&2; exit 1; }
 done
@@ -46,12 +47,12 @@ done
 of() { sort -n "$work/$1" | awk -v share="$2" '{line[NR] = $1} END {print line[int((NR - 1) * share) + 1]}'; }
 {
     printf '| way | median µs | 99 %% | 99.9 %% |\n|---|---|---|---|\n'
-    for who in kernel af-packet; do printf '| %s | %d | %d | %d |\n' $who "$(of $who 0.5)" "$(of $who 0.99)" "$(of $who 0.999)"; done
+    for who in kernel af-packet workers; do printf '| %s | %d | %d | %d |\n' $who "$(of $who 0.5)" "$(of $who 0.99)" "$(of $who 0.999)"; done
 } >"$work/table"
 # The median of the rounds' ratios: what disturbs the machine disturbs both sides of a round.
 ratio=$(paste "$work/kernel.medians" "$work/af-packet.medians" | awk '{print $2 / $1}' | sort -n | awk '{line[NR] = $1} END {printf "%.2f", line[int((NR + 1) / 2)]}')
 holds=$(awk -v ratio="$ratio" 'BEGIN {print (ratio <= 1.2) ? "PASS" : "FAIL"}')
-verdict="$holds: the median round trip through the fast path is $ratio of the kernel's; claimed: at most 1.2"
+verdict="$holds: with the fast path on, the median round trip is $ratio of the kernel's; claimed: at most 1.2"
 cat "$work/table"
 echo "$verdict"
 if [ -n "$write" ]; then
@@ -59,7 +60,9 @@ if [ -n "$write" ]; then
         echo "# Round trips at a light load"
         echo
         echo "\`benchmarks/ping/run.sh --rounds $rounds --pings $pings\`, $(date -u +%F): two hundred pings a second from a container in VLAN 100 to one in VLAN 200,"
-        echo "$rounds rounds of $pings each, kernel and fast path in turn. $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r)."
+        echo "$rounds rounds of $pings each, in turn. \`af-packet\` is the fast path as it is by default, which leaves so few frames to the kernel;"
+        echo "\`workers\` has them moved by a worker (\`--fast-path-from 0\`), which sleeps between them: each way wakes it, and to wake a processor of a"
+        echo "virtual machine costs most of what is seen here. $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r)."
         echo
         cat "$work/table"
         echo

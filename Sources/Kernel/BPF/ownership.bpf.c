@@ -22,6 +22,7 @@
 // RFC 791 3.1: "more fragments" and the offset, of the flags and offset field.
 #define FRAGMENT_MASK 0x3fff
 #define MILLISECOND 1000000ULL
+#define SECOND (1000 * MILLISECOND)
 // A worker that has not been heard of for so long is taken to be gone. It beats every few milliseconds.
 #define SILENCE_LIMIT (30 * MILLISECOND)
 // A flow that sent super-frames stays with the kernel until it has sent none for so long.
@@ -43,6 +44,7 @@ struct destination {
 
 struct control {
     __u32 longest_frame; // that a slot of the ring takes, in octets without tag
+    __u32 threshold;     // from so many frames a second on, on one CPU, they are a worker's
     __u32 has_prefixes;  // whether there is more than single addresses to look in
 };
 
@@ -122,6 +124,21 @@ struct {
     __type(key, __u32); // worker
     __type(value, struct heartbeat);
 } own_heartbeats SEC(".maps");
+
+// How densely frames come on this CPU that a worker could take. To wake one costs more than to forward a few frames: as long as they
+// come one by one, the kernel does that sooner and with less work.
+struct pace {
+    __u64 since; // the tick of the coarse clock that is counted
+    __u32 frames;
+    __u32 is_dense; // whether they were dense in the tick before
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct pace);
+} own_pace SEC(".maps");
 
 // The verdict on the frame that this CPU is at, from the first program to the second.
 struct {
@@ -255,6 +272,23 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
     return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.nexthdr, addresses, now);
 }
 
+static __always_inline int is_dense(struct control *control, __u64 now) {
+    __u32 zero = 0;
+    struct pace *pace = bpf_map_lookup_elem(&own_pace, &zero);
+    if (!pace)
+        return 0;
+    __u64 elapsed = now - pace->since;
+    if (elapsed) {
+        // Frames a second, times nanoseconds. Half of the threshold is enough to go on.
+        __u64 needed = (__u64)control->threshold * (elapsed < SECOND ? elapsed : SECOND);
+        pace->is_dense = pace->frames * SECOND >= (pace->is_dense ? needed / 2 : needed);
+        pace->since = now;
+        pace->frames = 0;
+    }
+    pace->frames += 1;
+    return pace->is_dense;
+}
+
 // Returns how many octets go into the ring: all or none.
 SEC("socket")
 int frame_owned(struct __sk_buff *skb) {
@@ -286,7 +320,7 @@ int frame_owned(struct __sk_buff *skb) {
     default:
         return 0;
     }
-    if (!owned || skb->len > control->longest_frame)
+    if (!owned || skb->len > control->longest_frame || !is_dense(control, now))
         return 0;
     *verdict = 1;
     return -1;
