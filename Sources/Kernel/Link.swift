@@ -149,6 +149,14 @@ extension Link.IPv4Settings {
     }
 }
 
+extension Link {
+    /// Of the calling thread's network namespace; nil: there is no such link.
+    public static func index(of name: String) -> UInt32? {
+        let index = unsafe if_nametoindex(name)
+        return index == 0 ? nil : index
+    }
+}
+
 /// IFF_ values that `net/if.h` lacks (linux/if.h).
 enum LinkFlags {
     static let lowerUp: UInt32 = 1 << 16

@@ -71,8 +71,11 @@ import SystemPackage
         _ request: borrowing NetlinkBatch, _ body: (NetlinkMessage) -> Void, restart: () -> Void
     ) throws(KernelError) {
         let operation = request.operations.first ?? "dump"
-        // A dump that the kernel could not finish in one consistent state is asked for again.
-        for _ in 0..<10 {
+        // A dump that the kernel could not finish in one consistent state is asked for again. Where thousands of interfaces have just come
+        // up, it goes on to give them addresses for seconds.
+        let deadline = ContinuousClock.now + .seconds(10)
+        var pause: UInt32 = 1
+        while true {
             // The kernel begins no dump before the socket has read the one before to its end.
             discardPending()
             let sequence = try send(request, from: 0, count: request.operations.count)
@@ -91,6 +94,9 @@ import SystemPackage
             }
             if !interrupted { return }
             restart()
+            guard ContinuousClock.now < deadline else { break }
+            ThisProcess.sleep(milliseconds: pause)
+            pause = min(2 * pause, 100)
         }
         throw KernelError(
             operation, .resourceTemporarilyUnavailable, detail: "the table changes faster than it can be read")

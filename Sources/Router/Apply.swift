@@ -66,9 +66,8 @@ struct Apply: ~Copyable {
                 try socket.execute(batch)
             }
         case .addVLANs(let devices):
-            let indices = try indices()
             for device in devices {
-                guard let parent = indices[device.parent] else { throw missing(device.parent) }
+                let parent = try index(of: device.parent)
                 batch.addVLAN(name: device.name, parent: parent, id: device.id)
             }
             try socket.execute(batch)
@@ -88,9 +87,8 @@ struct Apply: ~Copyable {
             let ports = try VLANPorts(ofProgram: program)
             for vlan in vlans { try ports.disconnect(vlan) }
         case .changeAddresses(let changes):
-            let indices = try indices()
             for change in changes {
-                guard let link = indices[change.link] else { throw missing(change.link) }
+                let link = try index(of: change.link)
                 switch change.verb {
                 case .add: batch.addAddress(change.address, linkIndex: link, linkName: change.link)
                 case .restore:
@@ -111,7 +109,7 @@ struct Apply: ~Copyable {
         case .stopFastPath(let parent):
             try FastPath.companion?.stop()
             // What one leaves behind that was killed.
-            guard let index = try indices()[parent] else { return }
+            guard let index = Link.index(of: parent) else { return }
             let left = try socket.filters(linkIndex: index, hook: .ingress).contains {
                 $0.preference == Host.ownershipPreference && $0.programName == Ownership.takenName
             }
@@ -127,8 +125,7 @@ struct Apply: ~Copyable {
     private func connect(
         _ gateways: [Action.VethGateway], parent: String, _ hook: Host.ProgramHook
     ) throws(KernelError) {
-        let indices = try indices()
-        guard let trunk = indices[parent] else { throw missing(parent) }
+        let trunk = try index(of: parent)
         guard let attached = try attachedProgram(parent: trunk, .best(linkIndex: trunk)) else {
             throw KernelError("find the VLAN program of \(parent)", .noSuchFileOrDirectory)
         }
@@ -136,7 +133,7 @@ struct Apply: ~Copyable {
         var hooks = NetlinkBatch()
         var filters = NetlinkBatch()
         for gateway in gateways {
-            guard let index = indices[gateway.name] else { throw missing(gateway.name) }
+            let index = try index(of: gateway.name)
             try program.ports.connect(gateway.id, gateway: index, trunk: trunk)
             // One that is there already may belong to a program on the trunk that is gone, and to its map.
             for old in try TCX.programs(linkIndex: index, hook: .egress) ?? [] where old.name == VLANProgram.pushName {
@@ -166,12 +163,8 @@ struct Apply: ~Copyable {
         }
     }
 
-    private func indices() throws(KernelError) -> [String: UInt32] {
-        Dictionary(try socket.links().map { ($0.name, $0.index) }, uniquingKeysWith: { first, _ in first })
-    }
-
     private func index(of name: String) throws(KernelError) -> UInt32 {
-        guard let index = try indices()[name] else { throw missing(name) }
+        guard let index = Link.index(of: name) else { throw missing(name) }
         return index
     }
 
