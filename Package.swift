@@ -85,7 +85,7 @@ let package = Package(
         .testTarget(
             name: "PacketIOTests", dependencies: ["PacketIO", "Packets", "Kernel", "TestSupport"], swiftSettings: strict
         ),
-        .testTarget(name: "RoutingTests", dependencies: ["Routing", "Packets"], swiftSettings: strict),
+        .testTarget(name: "RoutingTests", dependencies: ["Routing", "Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
             name: "ForwardingTests",
             dependencies: ["Forwarding", "Packets", "Routing", "PacketIO", "Kernel", "TestSupport"],

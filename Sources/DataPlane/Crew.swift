@@ -20,7 +20,7 @@ public struct Crew: ~Copyable {
         publication: Publication
     ) throws(KernelError) {
         let heartbeats = try Mapping(
-            ownership.heartbeats, count: Ownership.mostWorkers * Ownership.heartbeatStride)
+            try ownership.heartbeats, count: Ownership.mostWorkers * Ownership.heartbeatStride)
         let processors = ThisProcess.processors
         var workers: [Worker] = []
         do throws(KernelError) {

@@ -6,7 +6,7 @@ import Packets
 import SystemPackage
 
 /// The programs and maps of one trunk. All that is here ends with this value: without it, every frame is the kernel's.
-@safe public struct Ownership: ~Copyable {
+public struct Ownership: ~Copyable {
     /// What lies behind a destination address.
     public struct Destination: Hashable, Sendable {
         /// nil: what goes there is the kernel's.
@@ -50,8 +50,10 @@ import SystemPackage
         public init() {}
     }
 
-    /// One for each worker; the first one's maps are shared by all.
-    private let objects: [OpaquePointer]
+    /// The first worker's, whose maps are shared by all.
+    private let object: BPFObject
+    /// The other workers'.
+    private let others: [Filter]
     /// Ends the program's place on the trunk when it is closed; nil: a filter of clsact.
     private var link: FileDescriptor? = nil
     private var contents = Contents()
@@ -73,79 +75,54 @@ import SystemPackage
     ///   - longestFrame: that a slot of a ring takes, in octets without tag.
     ///   - threshold: from so many frames a second on, on one processor, they are the workers'.
     public init(workers: Int, longestFrame: Int, threshold: UInt32) throws(KernelError) {
-        unsafe objects = try Self.load(workers)
+        precondition((1...Self.mostWorkers).contains(workers))
+        let first = try Self.load(worker: 0)
+        var others: [Filter] = []
+        for worker in 1..<max(1, workers) {
+            others.append(
+                Filter(
+                    try Self.load(worker: worker) { map throws(KernelError) in
+                        try map.share(first.map(map.name).descriptor)
+                    }))
+        }
+        object = first
+        self.others = others
         self.longestFrame = UInt32(longestFrame)
         self.threshold = threshold
     }
 
     deinit {
         try? link?.close()
-        unsafe Self.close(objects)
     }
 
-    private static func close(_ objects: [OpaquePointer]) {
-        var rest = unsafe objects[...]
-        while let object = unsafe rest.popFirst() { unsafe bpf_object__close(object) }
+    /// The programs of one worker.
+    private final class Filter {
+        let object: BPFObject
+        init(_ object: consuming BPFObject) { self.object = object }
     }
 
-    private static func load(_ workers: Int) throws(KernelError) -> [OpaquePointer] {
-        precondition((1...mostWorkers).contains(workers))
-        _ = unsafe libbpf_set_print(nil)
-        var objects: [OpaquePointer] = unsafe []
-        do throws(KernelError) {
-            for worker in 0..<workers {
-                unsafe objects.append(try load(worker, sharing: objects.first))
+    private static func load(
+        worker: Int, share: (BPFMap) throws(KernelError) -> Void = { _ in }
+    ) throws(KernelError) -> BPFObject {
+        try BPFObject(ownershipObject, operation: "load the ownership programs") { map throws(KernelError) in
+            // The constant that says which worker's it is.
+            if map.name.hasSuffix(".rodata") {
+                try map.setInitialValue(UInt32(worker).nativeBytes)
+            } else {
+                try share(map)
             }
-        } catch {
-            unsafe close(objects)
-            throw error
         }
-        return unsafe objects
-    }
-
-    private static func load(_ worker: Int, sharing first: OpaquePointer?) throws(KernelError) -> OpaquePointer {
-        let operation = "load the ownership programs"
-        let opened = unsafe ownershipObject.withUnsafeBytes {
-            unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil)
-        }
-        guard let opened = unsafe opened else { throw KernelError(operation, .last) }
-        do throws(KernelError) {
-            var status: Int32 = 0
-            var map = unsafe bpf_object__next_map(opened, nil)
-            while let current = unsafe map {
-                let name = unsafe String(cString: bpf_map__name(current))
-                if name.hasSuffix(".rodata") {
-                    // SAFETY: the section has one constant, whose size is given; libbpf checks it.
-                    var number = UInt32(worker)
-                    status = unsafe bpf_map__set_initial_value(current, &number, MemoryLayout<UInt32>.size)
-                } else if let first = unsafe first {
-                    status = unsafe bpf_map__reuse_fd(current, bpf_object__find_map_fd_by_name(first, name))
-                }
-                guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
-                unsafe map = unsafe bpf_object__next_map(opened, current)
-            }
-            status = unsafe bpf_object__load(opened)
-            guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
-        } catch {
-            unsafe bpf_object__close(opened)
-            throw error
-        }
-        return unsafe opened
     }
 
     /// Of a worker's packet socket; belongs to this value.
-    public func filter(worker: Int) -> FileDescriptor { unsafe program("frame_owned", in: objects[worker]) }
+    public func filter(worker: Int) throws(KernelError) -> FileDescriptor {
+        worker == 0 ? try object.program("frame_owned") : try others[worker - 1].object.program("frame_owned")
+    }
 
     /// The map of heartbeats, to be mapped into memory: one UInt64 each `heartbeatStride` octets, CLOCK_MONOTONIC_COARSE in
     /// nanoseconds. Belongs to this value.
-    public var heartbeats: FileDescriptor { map("own_heartbeats") }
-
-    private func program(_ name: String, in object: OpaquePointer) -> FileDescriptor {
-        FileDescriptor(rawValue: unsafe bpf_program__fd(bpf_object__find_program_by_name(object, name)))
-    }
-
-    private func map(_ name: String) -> FileDescriptor {
-        FileDescriptor(rawValue: unsafe bpf_object__find_map_fd_by_name(objects[0], name))
+    public var heartbeats: FileDescriptor {
+        get throws(KernelError) { try object.map("own_heartbeats").descriptor }
     }
 
     // MARK: The place on the trunk
@@ -155,7 +132,7 @@ import SystemPackage
     public mutating func attach(
         linkIndex: UInt32, clsactPreference preference: UInt16, socket: borrowing NetlinkSocket
     ) throws(KernelError) {
-        let taken = unsafe program(Self.takenName, in: objects[0])
+        let taken = try object.program(Self.takenName)
         guard try TCX.programs(linkIndex: linkIndex, hook: .ingress) != nil else {
             var batch = NetlinkBatch()
             batch.addProgram(
@@ -275,7 +252,7 @@ import SystemPackage
     }
 
     private func set(_ name: String, _ key: [UInt8], _ value: [UInt8]) throws(KernelError) {
-        let map = map(name)
+        let map = try object.map(name).descriptor
         // SAFETY: keys and values have the sizes of the map's; both functions above and the program come from one layout.
         let status = unsafe key.withUnsafeBytes { key in
             unsafe value.withUnsafeBytes { value in
@@ -286,7 +263,7 @@ import SystemPackage
     }
 
     private func delete(_ name: String, _ key: [UInt8]) throws(KernelError) {
-        let map = map(name)
+        let map = try object.map(name).descriptor
         // SAFETY: as above.
         let status = unsafe key.withUnsafeBytes { unsafe bpf_map_delete_elem(map.rawValue, $0.baseAddress) }
         guard status == 0 || status == -ENOENT else {

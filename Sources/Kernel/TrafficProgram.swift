@@ -6,57 +6,28 @@ import Synchronization
 import SystemPackage
 
 /// A BPF object, loaded, with its maps by name.
-@safe public struct TrafficProgram: ~Copyable {
-    private let object: OpaquePointer
+public struct TrafficProgram: ~Copyable {
+    private let object: BPFObject
     private let processors: Int
 
     /// - Parameters:
     ///   - object: an ELF file.
     ///   - sizes: of maps that get another number of entries than the object says.
     public init(object bytes: [UInt8], sizes: [String: UInt32]) throws(KernelError) {
-        let operation = "load the traffic programs"
         let count = libbpf_num_possible_cpus()
         guard count > 0 else { throw KernelError("count the processors", Errno(rawValue: -count)) }
-        // What libbpf would print is in the error that it returns.
-        _ = unsafe libbpf_set_print(nil)
-        let opened = unsafe bytes.withUnsafeBytes { unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil) }
-        guard let opened = unsafe opened else { throw KernelError(operation, .last) }
-        do throws(KernelError) {
-            for (name, size) in sizes {
-                guard let map = unsafe bpf_object__find_map_by_name(opened, name) else {
-                    throw KernelError(operation, .last)
-                }
-                let status = unsafe bpf_map__set_max_entries(map, size)
-                guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
-            }
-            let status = unsafe bpf_object__load(opened)
-            guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
-        } catch {
-            unsafe bpf_object__close(opened)
-            throw error
+        object = try BPFObject(bytes, operation: "load the traffic programs") { map throws(KernelError) in
+            if let size = sizes[map.name] { try map.setEntries(size) }
         }
         processors = Int(count)
-        unsafe object = unsafe opened
     }
 
-    deinit {
-        unsafe bpf_object__close(object)
-    }
-
-    private func program(_ name: String) throws(KernelError) -> Int32 {
-        guard let program = unsafe bpf_object__find_program_by_name(object, name) else {
-            throw KernelError("look up the program \(name)", .last)
-        }
-        return unsafe bpf_program__fd(program)
-    }
+    private func program(_ name: String) throws(KernelError) -> Int32 { try object.program(name).rawValue }
 
     /// The descriptor of a map, its number of entries, and the size of a value as the calls below take it: rounded up to 8 octets.
     private func map(_ name: String) throws(KernelError) -> (descriptor: Int32, entries: Int, valueSize: Int) {
-        guard let map = unsafe bpf_object__find_map_by_name(object, name) else {
-            throw KernelError("look up the map \(name)", .last)
-        }
-        let size = unsafe (Int(bpf_map__value_size(map)) + 7) & ~7
-        return unsafe (bpf_map__fd(map), Int(bpf_map__max_entries(map)), size)
+        let map = try object.map(name)
+        return (map.descriptor.rawValue, map.entries, (map.valueSize + 7) & ~7)
     }
 
     /// Sets one entry of an array. `value` has the size of one.

@@ -129,8 +129,8 @@ public struct VLANPorts: ~Copyable {
 }
 
 /// Both programs, loaded and ready to be attached.
-@safe public struct VLANProgram: ~Copyable {
-    private let object: OpaquePointer
+public struct VLANProgram: ~Copyable {
+    private let object: BPFObject
     public let ports: VLANPorts
     /// For the trunk's ingress; owned by this value.
     public let pop: FileDescriptor
@@ -143,37 +143,20 @@ public struct VLANPorts: ~Copyable {
     /// - Parameter program: the id of a `vlan_pop` that is attached, whose map the new programs are to share.
     public init(sharingPortsOf program: UInt32? = nil) throws(KernelError) {
         let operation = "load the VLAN programs"
-        // What libbpf would print is in the error that it returns.
-        _ = unsafe libbpf_set_print(nil)
-        let opened = unsafe vlanObject.withUnsafeBytes { unsafe bpf_object__open_mem($0.baseAddress, $0.count, nil) }
-        guard let opened = unsafe opened else { throw KernelError(operation, .last) }
-        do throws(KernelError) {
-            guard let map = unsafe bpf_object__find_map_by_name(opened, "vlan_ports") else {
-                throw KernelError(operation, .last)
-            }
-            if let program {
-                let shared = try VLANPorts(ofProgram: program)
-                let status = unsafe bpf_map__reuse_fd(map, shared.map.rawValue)
-                guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
-            }
-            let status = unsafe bpf_object__load(opened)
-            guard status == 0 else { throw KernelError(operation, Errno(rawValue: -status)) }
-            guard let pop = unsafe bpf_object__find_program_by_name(opened, Self.popName),
-                let push = unsafe bpf_object__find_program_by_name(opened, Self.pushName)
-            else { throw KernelError(operation, .last) }
-            let own = unsafe dup(bpf_map__fd(map))
-            guard own >= 0 else { throw KernelError(operation, .last) }
-            ports = try VLANPorts(map: FileDescriptor(rawValue: own))
-            self.pop = FileDescriptor(rawValue: unsafe bpf_program__fd(pop))
-            self.push = FileDescriptor(rawValue: unsafe bpf_program__fd(push))
-        } catch {
-            unsafe bpf_object__close(opened)
-            throw error
+        let object = try BPFObject(vlanObject, operation: operation) { map throws(KernelError) in
+            guard let program, map.name == Self.portsName else { return }
+            let shared = try VLANPorts(ofProgram: program)
+            try map.share(shared.map)
         }
-        unsafe object = unsafe opened
+        let pop = try object.program(Self.popName)
+        let push = try object.program(Self.pushName)
+        let own = dup(try object.map(Self.portsName).descriptor.rawValue)
+        guard own >= 0 else { throw KernelError(operation, .last) }
+        ports = try VLANPorts(map: FileDescriptor(rawValue: own))
+        self.pop = pop
+        self.push = push
+        self.object = object
     }
 
-    deinit {
-        unsafe bpf_object__close(object)
-    }
+    private static let portsName = "vlan_ports"
 }

@@ -33,8 +33,6 @@ import SystemPackage
         unsafe vectors.deallocate()
     }
 
-    public var isFull: Bool { count == Self.capacity }
-
     /// Adds a frame that has its tag.
     ///
     /// - Parameters:

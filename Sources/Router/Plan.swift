@@ -91,6 +91,7 @@ struct Planner {
         remove(dropped)
         if let wanted {
             if !dropped.isEmpty { try planRuleset(wanted, alsoFor: [], again: true) }
+            if !needsHook(wanted) { releaseHook() }
         } else {
             deleteTable()
             releaseParent()
@@ -197,18 +198,25 @@ struct Planner {
         if state.attachedProgram, host.trunk.program != nil {
             actions.append(.detachProgram(parent: parent.name, host.trunk.hook))
         }
-        if state.addedClsact, host.trunk.hasClsact {
-            if host.trunk.foreignFilters == 0 {
-                actions.append(.deleteClsact(parent.name))
-            } else {
-                notes.append("the clsact hook of \(parent.name) stays: others have put filters on it")
-            }
-        }
+        releaseHook()
         if state.madePromiscuous, parent.isPromiscuous { actions.append(.setPromiscuous(parent.name, false)) }
         if state.raised.contains(parent.name), parent.isUp { actions.append(.lower([parent.name])) }
     }
 
+    private mutating func releaseHook() {
+        guard let parent, state.addedClsact, host.trunk.hasClsact else { return }
+        if host.trunk.foreignFilters == 0 {
+            actions.append(.deleteClsact(parent.name))
+            outcome.addedClsact = false
+        } else {
+            notes.append("the clsact hook of \(parent.name) stays: others have put filters on it")
+        }
+    }
+
     // MARK: What comes
+
+    /// Whether programs of ours go on the parent.
+    private func needsHook(_ wanted: Configuration) -> Bool { state.driver == .ebpf || wanted.fastPath != nil }
 
     /// From now on, and in the end.
     private mutating func take(_ change: (inout State) -> Void) {
@@ -247,7 +255,7 @@ struct Planner {
         take { $0.parentIndex = parent.index }
         if !parent.isUp { raiseAndHold([parent.name]) }
         guard !isTrunkTakenOnTrust else { return }
-        if host.trunk.hook == .clsact, !host.trunk.hasClsact, state.driver == .ebpf || wanted.fastPath != nil {
+        if host.trunk.hook == .clsact, !host.trunk.hasClsact, needsHook(wanted) {
             actions.append(.addClsact(parent.name))
             take { $0.addedClsact = true }
         }

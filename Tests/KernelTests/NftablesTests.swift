@@ -1,6 +1,7 @@
 import CNftnl
 import Packets
 import SystemPackage
+import TestSupport
 import Testing
 
 @testable import Firewall
@@ -33,7 +34,7 @@ struct NftablesTests {
         let setting = ThisProcess.environment["VROUTER_TEST_CONFIGURATIONS"]
         let count = try #require(setting.map { Int($0) } ?? 300, "VROUTER_TEST_CONFIGURATIONS is not a number")
         try #require(count > 0)
-        var random = SplitMix(state: 4_094)
+        var random = SeededGenerator(seed: 4_094)
         let policies = try (0..<count).map { _ in try randomPolicy(&random) }
         if count >= 100 {
             // The generator reaches what it is meant to.
@@ -47,7 +48,7 @@ struct NftablesTests {
 
     @Test("The order in which a policy was given does not matter")
     func order() throws {
-        var random = SplitMix(state: 1)
+        var random = SeededGenerator(seed: 1)
         let policy = try generated(parent: "eth0", vlans: Array(1...50))
         let orders = try (0..<5).map { _ in try Policy(gateways: policy.gateways.shuffled(using: &random)) }
         let prints = try Namespace.runInNew { () throws(KernelError) in
@@ -64,7 +65,7 @@ struct NftablesTests {
 
     @Test("iptables-restore takes what we print, twice, and leaves other rules and policies alone")
     func iptables() throws {
-        var random = SplitMix(state: 6)
+        var random = SeededGenerator(seed: 6)
         var policies = try [article()] + (0..<20).map { _ in try randomPolicy(&random) }
         for masquerade in Policy.Masquerade.allCases {
             policies.append(
@@ -554,7 +555,7 @@ private func generated(
         denied: denied.map { .init(from: $0.0, to: $0.1) })
 }
 
-private func randomPolicy(_ random: inout SplitMix) throws -> Policy {
+private func randomPolicy(_ random: inout SeededGenerator) throws -> Policy {
     let sizes = [0...0, 1...1, 2...2, 3...8, 3...8, 9...40, 120...1200]
     let size = Int.random(in: sizes.randomElement(using: &random) ?? 2...2, using: &random)
     let parents = ["enp0s8", "eth0", "vlan", "br-lan", "a_b", "-x", "a$b{c};#", "\u{fc}ml"]
@@ -572,18 +573,4 @@ private func randomPolicy(_ random: inout SplitMix) throws -> Policy {
     return try Policy(
         gateways: gateways, masquerade: Policy.Masquerade.allCases.randomElement(using: &random) ?? .vlans,
         denied: denied, isUntracked: Bool.random(using: &random))
-}
-
-/// SplitMix64: the same numbers from the same seed, everywhere. Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-/// Generators, OOPSLA 2014.
-private struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
 }

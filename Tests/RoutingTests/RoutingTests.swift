@@ -2,19 +2,8 @@ import Foundation
 import Packets
 import Routing
 import Synchronization
+import TestSupport
 import Testing
-
-/// A generator that repeats: a failure can be looked at again.
-struct Repeatable: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {  // SplitMix64
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ z >> 30) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ z >> 27) &* 0x94d0_49bb_1331_11eb
-        return z ^ z >> 31
-    }
-}
 
 /// What longest-prefix match means: of all prefixes that contain the address, the longest.
 func naive(_ address: IPAddress, _ routes: [IPPrefix: UInt32]) -> UInt32 {
@@ -105,7 +94,7 @@ func prefix(_ text: String) throws -> IPPrefix { try InterfaceAddress(text).pref
 
     /// Small address ranges, so that prefixes nest and collide; the neighbours of each prefix's first and last address.
     @Test(arguments: [IPFamily.v4, .v6]) func agreesWithTheNaiveMatch(_ family: IPFamily) {
-        var random = Repeatable(state: family == .v4 ? 4 : 6)
+        var random = SeededGenerator(seed: family == .v4 ? 4 : 6)
         var table = RouteTable()
         var routes: [IPPrefix: UInt32] = [:]
         func address() -> IPAddress {
@@ -140,7 +129,7 @@ func prefix(_ text: String) throws -> IPPrefix { try InterfaceAddress(text).pref
     /// All addresses of a window of 12 bits, wherever it lies in the address, against an array that is painted with the
     /// prefixes in order of length.
     @Test(arguments: [IPFamily.v4, .v6]) func agreesWithPainting(_ family: IPFamily) {
-        var random = Repeatable(state: family == .v4 ? 14 : 16)
+        var random = SeededGenerator(seed: family == .v4 ? 14 : 16)
         let windows = family == .v4 ? Array(stride(from: 0, through: 20, by: 4)) : [0, 4, 44, 52, 60, 68, 100, 116]
         for shift in windows {
             let top = family.width - shift - 12
@@ -203,7 +192,7 @@ func prefix(_ text: String) throws -> IPPrefix { try InterfaceAddress(text).pref
             "0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/9", "10.0.0.0/32", "10.128.0.0/9", "11.0.0.0/24", "255.255.255.255/32",
             "::/0", "2001:db8::/32", "2001:db8::/48", "2001:db8::1/128", "2001:db8:1::/48", "fe80::/10",
         ]
-        var random = Repeatable(state: 1)
+        var random = SeededGenerator(seed: 1)
         var table = RouteTable()
         for (i, text) in texts.enumerated().shuffled(using: &random) {
             table.insert(try prefix(text), target: UInt32(i + 1))

@@ -28,8 +28,7 @@ import Testing
     private func pause(_ milliseconds: UInt32) { ThisProcess.sleep(milliseconds: milliseconds * (isEmulated ? 3 : 1)) }
 
     /// Ownership goes back and forth a hundred times (emulated, twenty) under as many packets as go.
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func eachPacketArrivesExactlyOnce() throws {
+    @Test func eachPacketArrivesExactlyOnce() throws {
         let site = try Site()
         try site.upFast()
         func drops() throws -> Int {
@@ -57,8 +56,7 @@ import Testing
             report.lost <= dropped - droppedBefore, "\(report), of which \(dropped - droppedBefore) are accounted for")
     }
 
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aKilledForwarder() throws {
+    @Test func aKilledForwarder() throws {
         let site = try Site()
         try site.upFast()
         let stream = try NumberedPackets(from: site.host(100), to: site.host(200), "172.16.20.10")
@@ -87,8 +85,7 @@ import Testing
         #expect(try site.router.vrouter("status").status == 0)
     }
 
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aStoppedForwarder() throws {
+    @Test func aStoppedForwarder() throws {
         let site = try Site()
         try site.upFast()
         let forwarder = try site.router.forwarder()
@@ -109,8 +106,7 @@ import Testing
     }
 
     /// What changed while it was stopped holds as soon as it is resumed: what comes to it goes the new way.
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aForwarderThatSleptThroughAChange() throws {
+    @Test func aForwarderThatSleptThroughAChange() throws {
         let site = try Site()
         try site.upFast()
         let forwarder = try site.router.forwarder()
@@ -127,8 +123,7 @@ import Testing
     }
 
     /// One worker of two hangs: its flows go back to the kernel, and the other's go on.
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aWorkerThatHangs() throws {
+    @Test func aWorkerThatHangs() throws {
         let site = try Site()
         try site.upFast("--workers 2")
         let forwarder = try site.router.forwarder()
@@ -208,8 +203,7 @@ import Testing
         """
 
     /// A TCP connection outlives the worker that carries it, and its successor takes it over.
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aConnectionOutlivesItsWorker() throws {
+    @Test func aConnectionOutlivesItsWorker() throws {
         let site = try Site()
         try site.upFast()
         // Segments one by one: those that travel together are the kernel's.

@@ -62,8 +62,7 @@ import Testing
     }
 
     /// Segments that travel as one frame are the kernel's, and so is the rest of their connection: two ways would reorder it.
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aConnectionOfSuperFramesStaysWithTheKernel() throws {
+    @Test func aConnectionOfSuperFramesStaysWithTheKernel() throws {
         let site = try Site()
         try site.upFast()
         let server = try site.host(200).start(["iperf3", "-s", "-1"])
@@ -131,8 +130,7 @@ import Testing
     ]
 
     /// Whatever ends the workers' part, or changes a way, does so at once; and it comes back.
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func changesHoldAtOnce() throws {
+    @Test func changesHoldAtOnce() throws {
         let site = try Site()
         try site.upFast()
         for change in Self.changes {
@@ -141,8 +139,7 @@ import Testing
         }
     }
 
-    @Test(.enabled(if: !isEmulated, "what is timed to the millisecond needs a machine that is not emulated"))
-    func aRouteThroughARouterInAVLAN() throws {
+    @Test func aRouteThroughARouterInAVLAN() throws {
         let site = try Site()
         try site.upFast()
         try site.host(200).sh("ip address add 10.50.0.1/32 dev lo")

@@ -69,8 +69,7 @@ import Testing
         return (0..<count).map { "\($0):before" } + ["\(count - 1):after"]
     }
 
-    @Test(.enabled(if: !isEmulated, "it takes minutes where the machine is emulated"))
-    func aFailedUpPutsEverythingBack() throws {
+    @Test func aFailedUpPutsEverythingBack() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         for moment in try moments(host, "up --parent enp0s8 \(Self.first)") {
@@ -81,8 +80,7 @@ import Testing
         }
     }
 
-    @Test(.enabled(if: !isEmulated, "it takes minutes where the machine is emulated"))
-    func aKilledUpIsFinishedByUpAndTakenBackByDown() throws {
+    @Test func aKilledUpIsFinishedByUpAndTakenBackByDown() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let recoveries = ["up", "down"]
@@ -105,8 +103,7 @@ import Testing
     }
 
     /// From a set without the fast path to another one with it: the former set works after a failure, and has none.
-    @Test(.enabled(if: !isEmulated, "it takes minutes where the machine is emulated"))
-    func aFailedChangePutsTheFormerSetBack() throws {
+    @Test func aFailedChangePutsTheFormerSetBack() throws {
         let host = try TestHost()
         let plain = Self.first.replacing(" --fast-path af-packet", with: "")
         for (from, to) in [(plain, Self.first), (Self.first, Self.second)] {
@@ -124,8 +121,7 @@ import Testing
         }
     }
 
-    @Test(.enabled(if: !isEmulated, "it takes minutes where the machine is emulated"))
-    func inTheForeground() throws {
+    @Test func inTheForeground() throws {
         let host = try TestHost()
         let early = try host.vrouter("forward")
         #expect(early.status == 64 && early.errors.contains("remedy:"), "\(early)")
@@ -166,8 +162,7 @@ import Testing
         #expect(try host.fastPath()?.process == nil)
     }
 
-    @Test(.enabled(if: !isEmulated, "it takes minutes where the machine is emulated"))
-    func aKernelThatCannotDoIt() throws {
+    @Test func aKernelThatCannotDoIt() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let command = [Product.path, "up", "--parent", "enp0s8"] + Self.first.split(separator: " ").map(String.init)

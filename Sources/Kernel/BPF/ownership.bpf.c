@@ -292,18 +292,22 @@ static __always_inline int is_dense(struct control *control, __u64 now) {
 // Returns how many octets go into the ring: all or none.
 SEC("socket")
 int frame_owned(struct __sk_buff *skb) {
+    __u32 zero = 0;
+    __u32 *verdict = bpf_map_lookup_elem(&own_verdict, &zero);
+    if (!verdict)
+        return 0;
+    // Somebody else's program may have dropped the frame before, and the verdict on it stands yet.
+    *verdict = 0;
     if (!skb->vlan_present || skb->vlan_proto != bpf_htons(ETH_P_8021Q) || skb->pkt_type != PACKET_HOST)
         return 0;
     __u32 vlan = skb->vlan_tci & VLAN_ID_MASK;
     struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
     if (!ingress || !ingress->mtu || (!skb->gso_size && skb->len > ingress->mtu + ETH_HLEN))
         return 0;
-    __u32 zero = 0;
     __u32 index = worker;
     struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
     struct control *control = bpf_map_lookup_elem(&own_control, &zero);
-    __u32 *verdict = bpf_map_lookup_elem(&own_verdict, &zero);
-    if (!heartbeat || !control || !verdict)
+    if (!heartbeat || !control)
         return 0;
     __u64 now = bpf_ktime_get_coarse_ns();
     // The worker's clock may be a tick ahead of this CPU's.
