@@ -235,7 +235,7 @@ import Testing
             elif type == 0x86dd:
                 # Neighbours and groups of the router's own.
                 if frame[20] == 58 and frame[54:55] in (b"\x85", b"\x86", b"\x87", b"\x88", b"\x89", b"\x8f"): return None
-                if frame[20] == 0 and frame[22] == 0xfe: return None
+                if frame[20] == 0 and (frame[22] == 0xfe or not any(frame[22:38])): return None
             else:
                 return None
             at = frame.rfind(b"vrouter!")
