@@ -177,10 +177,11 @@ extension NetlinkSocket {
 extension NetlinkBatch {
     private static let create = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK
 
-    /// `ip link add link PARENT name NAME type vlan id ID reorder_hdr on`
-    public mutating func addVLAN(name: String, parent: UInt32, id: VLANID) {
+    /// `ip link add link PARENT name NAME group GROUP type vlan id ID reorder_hdr on`
+    public mutating func addVLAN(name: String, parent: UInt32, id: VLANID, group: UInt32 = 0) {
         add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
             $0.put(IFLA_IFNAME, name)
+            if group != 0 { $0.put(IFLA_GROUP, group) }
             $0.put(IFLA_LINK, parent)
             $0.nest(IFLA_LINKINFO) {
                 $0.put(IFLA_INFO_KIND, "vlan")
@@ -194,10 +195,10 @@ extension NetlinkBatch {
         }
     }
 
-    /// `ip link add NAME address MAC mtu MTU type veth peer name PEER mtu MTU`
+    /// `ip link add NAME address MAC mtu MTU type veth peer name PEER mtu MTU group GROUP`
     public mutating func addVethPair(
         name: String, peer: String, macAddress: MACAddress? = nil, mtu: UInt32? = nil, peerMTU: UInt32? = nil,
-        peerNamespace: Int32? = nil
+        peerGroup: UInt32 = 0, peerNamespace: Int32? = nil
     ) {
         add("add link \(name)", type: RTM_NEWLINK, flags: Self.create, header: ifinfomsg()) {
             $0.put(IFLA_IFNAME, name)
@@ -210,6 +211,7 @@ extension NetlinkBatch {
                         $0.putHeader(ifinfomsg())
                         $0.put(IFLA_IFNAME, peer)
                         if let peerMTU { $0.put(IFLA_MTU, peerMTU) }
+                        if peerGroup != 0 { $0.put(IFLA_GROUP, peerGroup) }
                         if let peerNamespace { $0.put(IFLA_NET_NS_FD, UInt32(peerNamespace)) }
                     }
                 }
@@ -290,18 +292,24 @@ extension NetlinkSocket {
             // The second end of a veth pair goes with the first.
             return try execute(batch, ignoring: [.operationNotSupportedByDevice])
         }
-        // They are put in a group that nobody uses, by index, and the group is deleted.
-        let taken = Set(links.map(\.group))
-        var group: UInt32
-        repeat { group = .random(in: 0x1000_0000...0x7fff_ffff) } while taken.contains(group)
+        // The kernel deletes a whole group at once. A veth pair goes with either end. A gateway's other end is the better one: it has
+        // no IPv6, all of whose routes the kernel would look through at each change of an interface that has.
+        let members = Set(
+            doomed.map { $0.kind == "veth" && !$0.isLowerElsewhere ? $0.lowerIndex ?? $0.index : $0.index })
+        let ends = links.filter { members.contains($0.index) }
         var batch = NetlinkBatch()
-        // A veth pair goes with either end. A gateway's other end is the better one: it has no IPv6, all of whose routes the kernel
-        // would look through at each change of an interface that has.
-        for link in doomed {
-            let other = link.kind == "veth" && !link.isLowerElsewhere ? link.lowerIndex : nil
-            batch.setLink(.index(other ?? link.index), group: group)
+        if let group = ends.first?.group, group != 0,
+            Set(links.lazy.filter { $0.group == group }.map(\.index)) == members
+        {
+            batch.deleteLinks(group: group)
+        } else {
+            // They do not have one to themselves: they are put in one that nobody uses, by index.
+            let taken = Set(links.map(\.group))
+            var group: UInt32
+            repeat { group = .random(in: 0x1000_0000...0x7fff_ffff) } while taken.contains(group)
+            for member in members { batch.setLink(.index(member), group: group) }
+            batch.deleteLinks(group: group)
         }
-        batch.deleteLinks(group: group)
         try execute(batch, ignoring: [.operationNotSupportedByDevice])
     }
 }

@@ -96,13 +96,16 @@ enum Action: Hashable {
         case .detachProgram(let parent, .clsact):
             ["tc filter del dev \(parent) ingress pref \(Host.filterPreference) handle 1 bpf"]
         case .addVLANs(let devices):
-            devices.map { "ip link add link \($0.parent) name \($0.name) type vlan id \($0.id) reorder_hdr on" }
+            devices.map {
+                "ip link add link \($0.parent) name \($0.name) group \(Host.linkGroup) type vlan id \($0.id) reorder_hdr on"
+            }
         case .addVethGateways(let gateways):
             gateways.flatMap { gateway in
                 [
                     "ip link add name \(gateway.name) "
                         + (gateway.macAddress.map { "address \($0) " } ?? "")
-                        + "mtu \(gateway.mtu) type veth peer name \(gateway.peer) mtu \(VethGateway.peerMTU)",
+                        + "mtu \(gateway.mtu) type veth peer name \(gateway.peer) mtu \(VethGateway.peerMTU) "
+                        + "group \(Host.linkGroup)",
                     "ip link set dev \(gateway.peer) up",
                 ]
             }

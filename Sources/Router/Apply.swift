@@ -68,14 +68,14 @@ struct Apply: ~Copyable {
         case .addVLANs(let devices):
             for device in devices {
                 let parent = try index(of: device.parent)
-                batch.addVLAN(name: device.name, parent: parent, id: device.id)
+                batch.addVLAN(name: device.name, parent: parent, id: device.id, group: Host.linkGroup)
             }
             try socket.execute(batch)
         case .addVethGateways(let gateways):
             for gateway in gateways {
                 batch.addVethPair(
                     name: gateway.name, peer: gateway.peer, macAddress: gateway.macAddress, mtu: gateway.mtu,
-                    peerMTU: Action.VethGateway.peerMTU)
+                    peerMTU: Action.VethGateway.peerMTU, peerGroup: Host.linkGroup)
                 batch.setLink(.name(gateway.peer), up: true)
             }
             try socket.execute(batch)

@@ -80,6 +80,8 @@ struct Host {
     /// Of the fast path's filter: before ours.
     static let ownershipPreference = filterPreference - 1
     static let tableName = "vrouter"
+    /// The link group of what we make, so that the kernel can delete thousands in one go.
+    static let linkGroup: UInt32 = 0x7672
 
     func link(_ name: String) -> Link? { linksByName[name] }
     func link(index: UInt32) -> Link? { linksByIndex[index] }

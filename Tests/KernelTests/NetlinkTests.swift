@@ -152,6 +152,21 @@ private enum Golden {
         }
     }
 
+    /// Those that have a group to themselves go with it; where a stranger has joined it, the stranger stays.
+    @Test(arguments: [false, true]) func aGroupGoesWithoutStrangers(strangerJoins: Bool) throws {
+        try Namespace.runInNew { () throws(KernelError) in
+            let socket = try NetlinkSocket()
+            var batch = NetlinkBatch()
+            for number in 0..<20 { batch.addVethPair(name: "a\(number)", peer: "b\(number)", peerGroup: 4711) }
+            batch.addVethPair(name: "stranger", peer: "strangest")
+            if strangerJoins { batch.setLink(.name("stranger"), group: 4711) }
+            try socket.execute(batch)
+            #expect(try socket.links().filter { $0.group == 4711 }.count == (strangerJoins ? 21 : 20))
+            try socket.deleteLinks { $0.name.hasPrefix("a") }
+            #expect(Set(try socket.links().map(\.name)) == ["lo", "stranger", "strangest"])
+        }
+    }
+
     /// As after an error, or a signal, in the middle of them.
     @Test func answersThatNobodyReadAreNotTakenForOthers() throws {
         try Namespace.runInNew { () throws(KernelError) in

@@ -57,8 +57,8 @@ import Testing
         #expect(
             words(plan) == [
                 "nft -f - <<'END'",
-                "ip link add link enp0s8 name enp0s8.100 type vlan id 100 reorder_hdr on",
-                "ip link add link enp0s8 name enp0s8.200 type vlan id 200 reorder_hdr on",
+                "ip link add link enp0s8 name enp0s8.100 group 30322 type vlan id 100 reorder_hdr on",
+                "ip link add link enp0s8 name enp0s8.200 group 30322 type vlan id 200 reorder_hdr on",
                 "ip address add 172.16.10.1/24 brd + dev enp0s8.100",
                 "ip address add 172.16.20.1/24 brd + dev enp0s8.200",
                 "sysctl -w net.ipv4.conf.enp0s8/100.arp_ignore=1", "sysctl -w net.ipv4.conf.enp0s8/200.arp_ignore=1",
