@@ -39,3 +39,20 @@ _Static_assert(offsetof(struct vr_message, length) == offsetof(struct mmsghdr, m
 int vr_send_messages(int socket, struct vr_message *messages, unsigned int count) {
     return sendmmsg(socket, (struct mmsghdr *)messages, count, MSG_DONTWAIT);
 }
+
+// Datagrams that have come, each into a slot of its own, without waiting. A length beyond the slot's: it was cut off. Returns how
+// many, or -1.
+int vr_receive_messages(int socket, uint8_t *buffer, unsigned int slot, unsigned int *lengths, unsigned int count) {
+    struct mmsghdr messages[64];
+    struct iovec parts[64];
+    if (count > 64)
+        count = 64;
+    for (unsigned int i = 0; i < count; i++) {
+        parts[i] = (struct iovec){buffer + (size_t)i * slot, slot};
+        messages[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &parts[i], .msg_iovlen = 1}};
+    }
+    int received = recvmmsg(socket, messages, count, MSG_DONTWAIT | MSG_TRUNC, NULL);
+    for (int i = 0; i < received; i++)
+        lengths[i] = messages[i].msg_len;
+    return received;
+}

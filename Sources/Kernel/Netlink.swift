@@ -18,7 +18,7 @@ import SystemPackage
     public static let linkGroup = UInt32(RTMGRP_LINK)
 
     /// What a socket speaks with.
-    enum Family {
+    public enum Family: Sendable {
         case route, netfilter
 
         fileprivate var number: Int32 { self == .route ? NETLINK_ROUTE : NETLINK_NETFILTER }
@@ -27,7 +27,8 @@ import SystemPackage
     /// - Parameter groups: multicast groups, as a mask.
     public init(groups: UInt32 = 0) throws(KernelError) { try self.init(.route, groups: groups) }
 
-    init(_ family: Family, groups: UInt32) throws(KernelError) {
+    /// - Parameter queue: how much of what the kernel sends may wait, in octets. A large dump or event burst must not overrun it.
+    public init(_ family: Family, groups: UInt32 = 0, queue: Int32 = 8 << 20) throws(KernelError) {
         // SAFETY: libmnl returns an owned handle or nil; deinit closes it.
         guard let socket = unsafe mnl_socket_open2(family.number, Int32(SOCK_CLOEXEC.rawValue)) else {
             throw KernelError("open a netlink socket", .last)
@@ -43,8 +44,8 @@ import SystemPackage
             var on: Int32 = 1
             _ = unsafe mnl_socket_setsockopt(socket, Int32(option), &on, socklen_t(MemoryLayout<Int32>.size))
         }
-        // A large dump or event burst must not overrun the socket: 8 MiB, which needs CAP_NET_ADMIN, else what is allowed.
-        var size: Int32 = 8 << 20
+        // It needs CAP_NET_ADMIN; without, what is allowed stays.
+        var size = queue
         let descriptor = unsafe mnl_socket_get_fd(socket)
         _ = unsafe setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &size, socklen_t(MemoryLayout<Int32>.size))
     }

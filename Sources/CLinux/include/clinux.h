@@ -36,6 +36,10 @@
 #include <linux/if_vlan.h>
 #include <linux/neighbour.h>
 #include <linux/netconf.h>
+#include <linux/netfilter/nf_conntrack_common.h>
+#include <linux/netfilter/nf_conntrack_tcp.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
@@ -64,6 +68,7 @@ struct vr_message {
     unsigned int length;
 };
 int vr_send_messages(int socket, struct vr_message *messages, unsigned int count);
+int vr_receive_messages(int socket, uint8_t *buffer, unsigned int slot, unsigned int *lengths, unsigned int count);
 int vr_pin_thread(unsigned cpu);
 int pthread_setname_np(pthread_t, const char *);
 int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *, int);
