@@ -199,5 +199,5 @@ public struct CounterFile: ~Copyable, Sendable {
 }
 
 extension Mapping {
-    fileprivate var words: UnsafeMutablePointer<UInt64> { unsafe base.assumingMemoryBound(to: UInt64.self) }
+    var words: UnsafeMutablePointer<UInt64> { unsafe base.assumingMemoryBound(to: UInt64.self) }
 }

@@ -17,7 +17,7 @@ public struct Crew: ~Copyable {
     ///   - counters: lives longer than this.
     public init(
         linkIndex: UInt32, mtu: Int, slots: Int, ownership: borrowing Ownership, counters: borrowing CounterFile,
-        publication: Publication
+        publication: Publication, flows: FlowMemory
     ) throws(KernelError) {
         let heartbeats = try Mapping(
             try ownership.heartbeats, count: Ownership.mostWorkers * Ownership.heartbeatStride)
@@ -37,7 +37,8 @@ public struct Crew: ~Copyable {
                 workers.append(
                     try Worker.start(
                         number: number, processor: processor, socket: socket, heartbeats: heartbeats,
-                        counters: counters.block(worker: number), publication: publication))
+                        counters: counters.block(worker: number), publication: publication,
+                        flows: flows))
             }
         } catch {
             Self.end(workers)
@@ -52,9 +53,15 @@ public struct Crew: ~Copyable {
 
     /// Waits until no worker goes by anything older than this generation. One that does not answer for so long gets no frames any
     /// more until its heart beats again, and looks for the newest before it beats.
-    public func wait(for generation: UInt64) {
-        for _ in 0..<50 where !workers.allSatisfy({ $0.hasSeen(generation) }) { ThisProcess.sleep(milliseconds: 1) }
+    ///
+    /// - Returns: whether all of them have answered.
+    @discardableResult
+    public func wait(for generation: UInt64) -> Bool {
+        for _ in 0..<50 where !hasSeen(generation) { ThisProcess.sleep(milliseconds: 1) }
+        return hasSeen(generation)
     }
+
+    private func hasSeen(_ generation: UInt64) -> Bool { workers.allSatisfy { $0.hasSeen(generation) } }
 
     private static func end(_ workers: [Worker]) {
         for worker in workers { worker.stop() }

@@ -12,6 +12,7 @@ import SystemPackage
 public final class Worker: Sendable {
     public let number: Int
     private let publication: Publication
+    private let flows: FlowMemory
     private let isStopping = Atomic(false)
     private let hasEnded = Atomic(false)
     /// The generation that it works with, and has sent everything of older ones.
@@ -22,9 +23,10 @@ public final class Worker: Sendable {
     /// Turns between two looks at how many frames found no slot.
     private static let turnsBetweenStatistics = 256
 
-    private init(number: Int, publication: Publication) {
+    private init(number: Int, publication: Publication, flows: FlowMemory) {
         self.number = number
         self.publication = publication
+        self.flows = flows
     }
 
     /// Starts the thread.
@@ -35,9 +37,9 @@ public final class Worker: Sendable {
     ///   - heartbeats: lives until the worker has ended, as does `counters`.
     public static func start(
         number: Int, processor: Int32?, socket: consuming PacketSocket, heartbeats: borrowing Mapping,
-        counters: consuming CounterFile.Counters, publication: Publication
+        counters: consuming CounterFile.Counters, publication: Publication, flows: FlowMemory
     ) throws(KernelError) -> Worker {
-        let worker = Worker(number: number, publication: publication)
+        let worker = Worker(number: number, publication: publication, flows: flows)
         let ring = try ReceiveRing(socket)
         // SAFETY: the mapping has a heartbeat for each worker that there may be.
         let heartbeat = unsafe (heartbeats.base + number * Ownership.heartbeatStride).assumingMemoryBound(
@@ -78,7 +80,7 @@ public final class Worker: Sendable {
             state.beat()
             turns &+= 1
             var isQuiet = turns & (Self.turnsBetweenStatistics - 1) == 0
-            if state.turn(&transmit, snapshot) {
+            if flows.withTable({ state.turn(&transmit, snapshot, $0, flows) }) {
                 isQuiet = !state.socket.wait(milliseconds: Self.idleMilliseconds)
             }
             if isQuiet {
@@ -132,16 +134,23 @@ private final class Handoff: Sendable {
     ///
     /// - Returns: whether nothing had.
     @inline(never)
-    mutating func turn(_ transmit: inout Transmit, _ snapshot: borrowing Snapshot) -> Bool {
+    mutating func turn(
+        _ transmit: inout Transmit, _ snapshot: borrowing Snapshot, _ table: borrowing FlowTable, _ flows: FlowMemory
+    ) -> Bool {
         var received = 0
         while received < Transmit.capacity, let frame = ring.receive() {
             received &+= 1
             let offload = frame.offload
             let metadata = FrameMetadata(
                 tag: VLANTag(identifier: EtherType(frame.tagType), control: frame.tag),
-                gsoSize: offload.gso_type == UInt8(VIRTIO_NET_HDR_GSO_NONE) ? 0 : offload.gso_size)
-            let outcome = frame.withOctets { Pipeline.process(&$0, metadata, snapshot) }
+                gsoSize: offload.gso_type == UInt8(VIRTIO_NET_HDR_GSO_NONE) ? 0 : offload.gso_size,
+                checksumStart: offload.flags & UInt8(VIRTIO_NET_HDR_F_NEEDS_CSUM) == 0 ? 0 : offload.csum_start)
+            let outcome = frame.withOctets { Pipeline.process(&$0, metadata, snapshot, table) }
             if case .forward = outcome.verdict {
+                if outcome.flow >= 0 {
+                    flows.count(
+                        outcome.flow, isIPv4: outcome.isIPv4, bytes: outcome.length &- ReceiveRing.room)
+                }
                 transmit.add(frame, length: outcome.length, offload: offload)
                 counters.countForwarded(
                     from: frame.tag, to: outcome.vlan, adjacency: outcome.adjacency,

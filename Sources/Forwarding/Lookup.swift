@@ -11,6 +11,7 @@ extension Pipeline {
         _ source: IPv4Address, _ destination: IPv4Address, _ classified: Classified, from vlan: UInt16,
         _ gateway: GatewayEntry, _ snapshot: borrowing Snapshot
     ) -> Outcome {
+        guard snapshot.isStateless else { return Outcome(.punt(.unknownFlow)) }
         let flow = UInt64(source.rawValue) << 32 | UInt64(destination.rawValue)
         let route = snapshot.routes.lookup(ipv4: destination.rawValue)
         let outcome = choose(route, flow, classified, from: vlan, gateway, snapshot)
@@ -64,6 +65,7 @@ extension Pipeline {
         _ source: IPv6Halves, _ destination: IPv6Halves, _ classified: Classified, from vlan: UInt16,
         _ gateway: GatewayEntry, _ snapshot: borrowing Snapshot
     ) -> Outcome {
+        guard snapshot.isStateless else { return Outcome(.punt(.unknownFlow)) }
         let flow = source.high &+ source.low ^ (destination.high &+ destination.low) &* 0x9e37_79b9_7f4a_7c15
         let route = snapshot.routes.lookup(ipv6: destination.high, low: destination.low)
         return choose(route, flow, classified, from: vlan, gateway, snapshot)
@@ -107,7 +109,7 @@ extension Pipeline {
 
     /// One of `count` ways: 0 ..< count, each for about the same share of all flows (RFC 2992).
     @inline(__always)
-    private static func share(of flow: UInt64, among count: UInt32) -> Int {
+    static func share(of flow: UInt64, among count: UInt32) -> Int {
         // The finalizer of MurmurHash3: every bit of the flow changes half of the result's.
         var hash = flow
         hash = (hash ^ hash >> 33) &* 0xff51_afd7_ed55_8ccd

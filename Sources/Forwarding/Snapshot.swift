@@ -12,6 +12,7 @@ public struct Snapshot: Sendable {
     let denied: [UInt16]
     let masquerades: Bool
     let priorityMask: UInt16
+    let isStateless: Bool
     /// Who is at the other end of each adjacency. Not for workers.
     private let neighbors: [World.Neighbor]
 
@@ -81,11 +82,12 @@ public struct Snapshot: Sendable {
     ///   - denied: what passes between the two VLANs, in either direction, is the kernel's.
     ///   - masquerades: IPv4 sources are translated between VLANs, so that all of it is the kernel's.
     ///   - keepsPriority: a tag goes out with the priority that it came with; otherwise with 0, as VLAN devices have it.
+    ///   - isStateless: whether the destination decides where no flow does; otherwise it is the kernel's.
     ///   - neighbors: who is at the other end of each adjacency, if anybody wants to know.
     public init(
         gateways: [Gateway], adjacencies: [Adjacency], targets: [Target], routes: ForwardingTable,
         denied: [(VLANID, VLANID)] = [], masquerades: Bool = false, keepsPriority: Bool = true,
-        neighbors: [World.Neighbor] = []
+        isStateless: Bool = true, neighbors: [World.Neighbor] = []
     ) {
         var others: [UInt16: Set<UInt16>] = [:]
         for (one, other) in denied {
@@ -108,6 +110,7 @@ public struct Snapshot: Sendable {
         self.denied = pairs
         self.masquerades = masquerades
         self.neighbors = neighbors
+        self.isStateless = isStateless
         priorityMask = keepsPriority ? VLANTag.priorityMask : 0
     }
 

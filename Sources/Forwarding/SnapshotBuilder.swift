@@ -22,6 +22,8 @@ public struct SnapshotBuilder: ~Copyable {
     private var links: [IPPrefix: VLANID] = [:]
     /// Where neighbors have come or gone, or routes that concern them.
     private var undecided: Set<Station> = []
+    /// Another number whenever a neighbor has got or lost a route of its own.
+    public private(set) var revision: UInt64 = 0
 
     private struct Station: Hashable {
         var address: IPAddress
@@ -83,26 +85,37 @@ public struct SnapshotBuilder: ~Copyable {
     }
 
     /// The world as it is now.
-    public mutating func snapshot() -> Snapshot {
+    ///
+    /// - Parameter isStateless: whether the destination decides where no flow does.
+    public mutating func snapshot(isStateless: Bool = true) -> Snapshot {
         for station in undecided { decide(station) }
         undecided = []
         var adjacencies = Adjacencies()
         let targets = ways.map { target(of: $0, &adjacencies) }
         return Snapshot(
             gateways: gateways, adjacencies: adjacencies.list, targets: targets, routes: table.publish(),
-            denied: denied, masquerades: masquerades, keepsPriority: keepsPriority, neighbors: adjacencies.neighbors)
+            denied: denied, masquerades: masquerades, keepsPriority: keepsPriority, isStateless: isStateless,
+            neighbors: adjacencies.neighbors)
     }
 
     /// A host on a link has a route of its own, if it is by the link's that the kernel would reach it.
     private mutating func decide(_ station: Station) {
+        let had = hosts.remove(station) != nil
         let own = number(.host(station))
         if table[station.prefix] == own { table.remove(station.prefix) }
-        hosts.remove(station)
-        guard neighbors[station] != nil, !station.address.isLinkLocal, let match = table.match(station.address),
-            links[match.prefix] == station.vlan, match.prefix != station.prefix
-        else { return }
-        table.insert(station.prefix, target: own)
-        hosts.insert(station)
+        let has = hasOwnRoute(station)
+        if has {
+            table.insert(station.prefix, target: own)
+            hosts.insert(station)
+        }
+        if had != has { revision &+= 1 }
+    }
+
+    private func hasOwnRoute(_ station: Station) -> Bool {
+        guard neighbors[station] != nil, !station.address.isLinkLocal, let match = table.match(station.address) else {
+            return false
+        }
+        return links[match.prefix] == station.vlan && match.prefix != station.prefix
     }
 
     // MARK: Targets

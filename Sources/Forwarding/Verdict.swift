@@ -105,7 +105,8 @@ public enum PuntReason: UInt8, CaseIterable, Hashable, Sendable, CustomStringCon
     case specialDestination
     case timeToLive
     case superFrame
-    // The way, in the order of Lookup.swift.
+    // The way, in the order of Flows.swift and Lookup.swift.
+    case unknownFlow
     case sourceUndecided
     case noRoute
     case local
@@ -144,6 +145,8 @@ public enum PuntReason: UInt8, CaseIterable, Hashable, Sendable, CustomStringCon
             ("special_destination", "the destination is an address with a meaning of its own, such as multicast")
         case .timeToLive: ("time_to_live", "the time to live ends here")
         case .superFrame: ("super_frame", "it stands for several packets that are not plainly TCP")
+        case .unknownFlow:
+            ("unknown_flow", "the firewall tracks connections, and it belongs to none that the workers know")
         case .sourceUndecided: ("source_undecided", "only the kernel knows whether the source may come this way")
         case .noRoute: ("no_route", "there is no route to the destination")
         case .local: ("local", "it is for this router")

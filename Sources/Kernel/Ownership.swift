@@ -28,10 +28,13 @@ public struct Ownership: ~Copyable {
         public var mtu: UInt16
         /// Whether only hosts of this VLAN are to be forwarded for.
         public var checksSource: Bool
+        /// Whether the destination decides where no flow does.
+        public var isStateless: Bool
 
-        public init(mtu: UInt16, checksSource: Bool) {
+        public init(mtu: UInt16, checksSource: Bool, isStateless: Bool = true) {
             self.mtu = mtu
             self.checksSource = checksSource
+            self.isStateless = isStateless
         }
     }
 
@@ -43,6 +46,10 @@ public struct Ownership: ~Copyable {
         public var hosts: [IPAddress: Destination] = [:]
         /// By the numbers that prefixes have; number 0 is the kernel's.
         public var targets: [Destination] = []
+        /// Where flows lead, by number.
+        public var ways: [Destination] = []
+        /// Whether there are flows.
+        public var hasFlows = false
 
         /// Whether any prefix leads to what is not the kernel's.
         fileprivate var usesPrefixes: Bool { targets.contains { $0.vlan != nil } }
@@ -61,6 +68,10 @@ public struct Ownership: ~Copyable {
     private var changed: [(IPPrefix, UInt32)] = []
     private let longestFrame: UInt32
     private let threshold: UInt32
+    /// Places for flows of each family; a connection takes two.
+    public let flowCount: Int
+    /// Of the hash that finds them.
+    public let seed: UInt64
 
     public static let takenName = "frame_taken"
     public static let mostWorkers = 64
@@ -74,14 +85,19 @@ public struct Ownership: ~Copyable {
     /// - Parameters:
     ///   - longestFrame: that a slot of a ring takes, in octets without tag.
     ///   - threshold: from so many frames a second on, on one processor, they are the workers'.
-    public init(workers: Int, longestFrame: Int, threshold: UInt32) throws(KernelError) {
+    ///   - connections: that there may be flows of; rounded up to a power of two.
+    public init(workers: Int, longestFrame: Int, threshold: UInt32, connections: Int) throws(KernelError) {
         precondition((1...Self.mostWorkers).contains(workers))
-        let first = try Self.load(worker: 0)
+        var buckets: UInt32 = 1
+        while buckets < 1 << 26, Int(buckets) * Self.flowsPerBucket < 2 * connections { buckets *= 2 }
+        let seed = UInt64.random(in: .min ... .max)
+        let settings = Settings(buckets: buckets, seed: seed)
+        let first = try Self.load(worker: 0, settings)
         var others: [Filter] = []
         for worker in 1..<max(1, workers) {
             others.append(
                 Filter(
-                    try Self.load(worker: worker) { map throws(KernelError) in
+                    try Self.load(worker: worker, settings) { map throws(KernelError) in
                         try map.share(first.map(map.name).descriptor)
                     }))
         }
@@ -89,6 +105,8 @@ public struct Ownership: ~Copyable {
         self.others = others
         self.longestFrame = UInt32(longestFrame)
         self.threshold = threshold
+        self.seed = seed
+        flowCount = Int(buckets) * Self.flowsPerBucket
     }
 
     deinit {
@@ -101,17 +119,37 @@ public struct Ownership: ~Copyable {
         init(_ object: consuming BPFObject) { self.object = object }
     }
 
+    private struct Settings {
+        var buckets: UInt32
+        var seed: UInt64
+    }
+
+    private static let flowsPerBucket = 4
+
     private static func load(
-        worker: Int, share: (BPFMap) throws(KernelError) -> Void = { _ in }
+        worker: Int, _ settings: Settings, share: (BPFMap) throws(KernelError) -> Void = { _ in }
     ) throws(KernelError) -> BPFObject {
         try BPFObject(ownershipObject, operation: "load the ownership programs") { map throws(KernelError) in
-            // The constant that says which worker's it is.
             if map.name.hasSuffix(".rodata") {
-                try map.setInitialValue(UInt32(worker).nativeBytes)
-            } else {
-                try share(map)
+                let mask = settings.buckets - 1
+                return try map.setInitialValue(
+                    UInt32(worker).nativeBytes + mask.nativeBytes + mask.nativeBytes + UInt32(0).nativeBytes
+                        + settings.seed.nativeBytes)
             }
+            if map.name.hasPrefix("own_flows") { try map.setEntries(settings.buckets) }
+            if map.name.hasPrefix("own_counts") { try map.setEntries(settings.buckets * UInt32(flowsPerBucket)) }
+            try share(map)
         }
+    }
+
+    /// The table of flows, to be mapped into memory; its entries are laid out as Forwarding/Flows.swift says. Belongs to this value.
+    public func flows(_ family: IPFamily) throws(KernelError) -> FileDescriptor {
+        try object.map(family == .v4 ? "own_flows4" : "own_flows6").descriptor
+    }
+
+    /// Two words of 64 bits for each entry, for whoever counts.
+    public func flowCounts(_ family: IPFamily) throws(KernelError) -> FileDescriptor {
+        try object.map(family == .v4 ? "own_counts4" : "own_counts6").descriptor
     }
 
     /// Of a worker's packet socket; belongs to this value.
@@ -182,6 +220,12 @@ public struct Ownership: ~Copyable {
             contents.targets[number] = .kernel
             try setTarget(number, .kernel)
         }
+        for number in contents.ways.indices
+        where number >= wanted.ways.count || wanted.ways[number] != contents.ways[number] {
+            guard contents.ways[number].vlan != nil else { continue }
+            contents.ways[number] = .kernel
+            try set("own_ways", UInt32(number).nativeBytes, value(.kernel))
+        }
         // The kernel's, until the workers know the new way; deleted, a shorter prefix would take its place.
         for (prefix, _) in prefixes { try setPrefix(prefix, 0) }
         changed += prefixes
@@ -194,6 +238,10 @@ public struct Ownership: ~Copyable {
                 continue
             }
             try setTarget(number, wanted.targets[number])
+        }
+        for number in wanted.ways.indices.dropFirst() where number < Self.mostTargets {
+            guard number >= contents.ways.count || contents.ways[number] != wanted.ways[number] else { continue }
+            try set("own_ways", UInt32(number).nativeBytes, value(wanted.ways[number]))
         }
         for (prefix, number) in changed {
             if number == 0 {
@@ -217,11 +265,14 @@ public struct Ownership: ~Copyable {
     private func setControl() throws(KernelError) {
         let value =
             longestFrame.nativeBytes + threshold.nativeBytes + UInt32(contents.usesPrefixes ? 1 : 0).nativeBytes
+            + UInt32(contents.hasFlows ? 1 : 0).nativeBytes
         try set("own_control", UInt32(0).nativeBytes, value)
     }
 
     private func setIngress(_ vlan: VLANID, _ ingress: Ingress?) throws(KernelError) {
-        let value = (ingress?.mtu ?? 0).nativeBytes + UInt16(ingress?.checksSource == true ? 1 : 0).nativeBytes
+        let value =
+            (ingress?.mtu ?? 0).nativeBytes + [ingress?.checksSource == true ? 1 : 0]
+            + [ingress?.isStateless == true ? 1 : 0]
         try set("own_ingress", UInt32(vlan.rawValue).nativeBytes, value)
     }
 

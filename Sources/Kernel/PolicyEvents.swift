@@ -19,11 +19,11 @@ public struct PolicyEvents: ~Copyable {
         self.firewall = firewall
     }
 
-    /// Waits for a change, for something to read from `other`, for a signal, or for the time to end.
+    /// Waits for a change, for something to read from one of `others`, for a signal, or for the time to end.
     ///
     /// - Returns: whether there was a change; all that are there have been taken.
-    public func wait(milliseconds: Int32, other: Int32) -> Bool {
-        var descriptors = [firewall.descriptor, trafficControl.descriptor, other].map {
+    public func wait(milliseconds: Int32, others: [Int32]) -> Bool {
+        var descriptors = ([firewall.descriptor, trafficControl.descriptor] + others).map {
             pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
         }
         let count = unsafe descriptors.withUnsafeMutableBufferPointer {

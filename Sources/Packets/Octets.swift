@@ -31,6 +31,16 @@ extension Span<UInt8> {
 
 extension MutableSpan<UInt8> {
     @inlinable @inline(__always)
+    func uint16(at offset: Int) -> UInt16 { UInt16(self[offset]) << 8 | UInt16(self[offset &+ 1]) }
+
+    @inlinable @inline(__always)
+    @_lifetime(self: copy self)
+    mutating func write(uint16 value: UInt16, at offset: Int) {
+        self[offset] = UInt8(truncatingIfNeeded: value >> 8)
+        self[offset &+ 1] = UInt8(truncatingIfNeeded: value)
+    }
+
+    @inlinable @inline(__always)
     func uint32(at offset: Int) -> UInt32 {
         UInt32(self[offset]) << 24 | UInt32(self[offset &+ 1]) << 16 | UInt32(self[offset &+ 2]) << 8
             | UInt32(self[offset &+ 3])

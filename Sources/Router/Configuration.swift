@@ -22,15 +22,28 @@ public struct Configuration: Hashable, Sendable, Codable {
         public var threshold: UInt32
 
         public static let defaultThreshold: UInt32 = 50_000
+        /// How many connections of each family they can carry; others are the kernel's.
+        public var connections: Int
 
-        public init(workers: Int = 1, threshold: UInt32 = defaultThreshold) throws(Failure) {
+        public static let defaultConnections = 65_536
+        public static let mostConnections = 1 << 22
+
+        public init(
+            workers: Int = 1, threshold: UInt32 = defaultThreshold, connections: Int = defaultConnections
+        ) throws(Failure) {
             guard (1...Ownership.mostWorkers).contains(workers) else {
                 throw Failure(
                     .usage, "--workers \(workers): not a number of workers",
                     remedy: "give one from 1 to \(Ownership.mostWorkers), not more than there are processors")
             }
+            guard (1...Self.mostConnections).contains(connections) else {
+                throw Failure(
+                    .usage, "--fast-path-connections \(connections): not a number of connections",
+                    remedy: "give one from 1 to \(Self.mostConnections); each takes about 300 octets of memory")
+            }
             self.workers = workers
             self.threshold = threshold
+            self.connections = connections
         }
     }
 

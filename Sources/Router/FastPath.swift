@@ -27,7 +27,7 @@ public enum FastPath {
     /// Whether this kernel can do it: that there is an error before anything has changed.
     static func check() throws(Failure) {
         do {
-            _ = try Ownership(workers: 1, longestFrame: 0, threshold: 0)
+            _ = try Ownership(workers: 1, longestFrame: 0, threshold: 0, connections: 1)
         } catch {
             // A dry run without privileges cannot tell.
             guard !error.isPermission else { return }
@@ -71,7 +71,7 @@ public enum FastPath {
         let counters = try CounterFile(creating: file.countersPath, workers: wanted.workers)
         var line = try Line(trunk, wanted)
         var state = state
-        var isOwning = false
+        var owning = Mirror.Owning()
         var nextLook = ContinuousClock.now
         var snapshot = Snapshot(World())
         while Interruption.signal == nil {
@@ -79,11 +79,13 @@ public enum FastPath {
                 // By the clock, too: programs on hooks, rules of legacy iptables and the state file are not announced.
                 guard let loaded = try? file.load(), loaded.configuration.fastPath != nil else { break }
                 state = loaded
-                isOwning = try Obstacles.find(state, requests).isEmpty
+                let obstacles = try Obstacles.find(state, requests)
+                owning = Mirror.Owning(stateless: obstacles.isEmpty, flows: obstacles.ofFlows.isEmpty)
                 try mirror.use(counters.takeUsed(), snapshot, requests)
+                line.keepFlowsAlive()
                 nextLook = .now + (state.phase == .applied ? .seconds(1) : .milliseconds(20))
             }
-            guard let view = try mirror.look(state, isOwning: isOwning) else { break }
+            guard let view = try mirror.look(state, owning) else { break }
             try line.show(view, counters, requests)
             guard line.isSound else { break }
             snapshot = view.snapshot
@@ -91,8 +93,12 @@ public enum FastPath {
                 counters.setForwarding()
                 ready()
             }
-            let left = (nextLook - .now) / .milliseconds(1)
-            if events.wait(milliseconds: Int32(max(0, left)) + 1, other: mirror.descriptor) { nextLook = .now }
+            let left = line.isBusy ? 2 : (nextLook - .now) / .milliseconds(1) + 1
+            if events.wait(
+                milliseconds: Int32(max(0, left)), others: [mirror.descriptor, line.flowDescriptor])
+            {
+                nextLook = .now
+            }
         }
         try line.end(requests)
         try SmallFile.delete(file.countersPath)
@@ -105,6 +111,7 @@ public enum FastPath {
         private var ownership: Ownership
         private let publication = Publication(Snapshot(World()))
         private var crew: Crew?
+        private var flows: FlowBook
         private var lastOwned = ContinuousClock.now
 
         /// So long they wait for something to do.
@@ -112,9 +119,11 @@ public enum FastPath {
 
         init(_ trunk: Link, _ wanted: Configuration.FastPath) throws(KernelError) {
             self.trunk = trunk
-            ownership = try Ownership(
+            let ownership = try Ownership(
                 workers: wanted.workers, longestFrame: PacketSocket.longestFrame(mtu: Int(trunk.mtu)),
-                threshold: wanted.threshold)
+                threshold: wanted.threshold, connections: wanted.connections)
+            flows = try FlowBook(ownership)
+            self.ownership = ownership
             crew = nil
         }
 
@@ -126,21 +135,44 @@ public enum FastPath {
             }
         }
 
+        /// Readable where something has happened to a connection.
+        var flowDescriptor: Int32 { flows.descriptor }
+        /// Whether there is more to do at once.
+        var isBusy: Bool { flows.isBusy }
+
+        mutating func keepFlowsAlive() { flows.keepAlive() }
+
         mutating func show(
             _ view: Mirror.View, _ counters: borrowing CounterFile, _ socket: borrowing NetlinkSocket
         ) throws(KernelError) {
-            let isNeeded = !view.contents.ingress.isEmpty
-            if isNeeded {
+            if !view.mayOwnFlows || view.isRenumbered { flows.leaveAll() }
+            if view.isRenumbered, crew != nil {
+                // Nothing that is on its way may meet other numbers.
+                try ownership.withdraw(notIn: Ownership.Contents())
+                ThisProcess.sleep(milliseconds: drainMilliseconds)
+            }
+            if view.mayOwnFlows {
+                if view.hasOtherWays { flows.followRoutes(view.snapshot) }
+                try flows.update(view.snapshot, view.families)
+            }
+            let contents = flows.count > 0 ? view.contentsWithFlows : view.contents
+            if !contents.ingress.isEmpty {
                 lastOwned = .now
                 if crew == nil { try begin(counters, socket) }
             } else if crew != nil, ContinuousClock.now - lastOwned > Self.patience {
                 try end(socket)
             }
             // What a worker may not forward any more is taken from it before it forgets the way, and given after it knows it.
-            try ownership.withdraw(notIn: view.contents, prefixes: view.prefixes)
+            try ownership.withdraw(notIn: contents, prefixes: view.prefixes)
+            let start = ContinuousClock.now
             let generation = publication.publish(view.snapshot)
-            crew?.wait(for: generation)
-            try ownership.grant(view.contents)
+            let isKnown =
+                switch crew {
+                case .some(let crew): crew.wait(for: generation)
+                case .none: true
+                }
+            try ownership.grant(contents)
+            if isKnown { flows.settle(since: start) }
         }
 
         private mutating func begin(
@@ -148,7 +180,7 @@ public enum FastPath {
         ) throws(KernelError) {
             crew = try Crew(
                 linkIndex: trunk.index, mtu: Int(trunk.mtu), slots: slots, ownership: ownership, counters: counters,
-                publication: publication)
+                publication: publication, flows: flows.table)
             try ownership.attach(
                 linkIndex: trunk.index, clsactPreference: Host.ownershipPreference, socket: socket)
         }

@@ -9,6 +9,8 @@ public struct FastPathStatus: Sendable, Encodable {
     public var process: Int32?
     /// Why the kernel forwards everything all the same; empty: it does not.
     public var obstacles: [String]
+    /// Why nothing but connections that the kernel knows is the workers'; empty: the destination decides where it can.
+    public var onlyKnownConnections: [String]
     public var workers: [Worker]
 
     public struct Worker: Sendable, Encodable {
@@ -34,9 +36,10 @@ public struct FastPathStatus: Sendable, Encodable {
     static func read(_ state: State) throws(Failure) -> (FastPathStatus?, Reading?) {
         guard state.configuration.fastPath != nil else { return (nil, nil) }
         return try kernel { () throws(KernelError) in
+            let obstacles = try Obstacles.find(state, NetlinkSocket())
             var status = FastPathStatus(
-                process: try FastPath.companion?.process(), obstacles: try Obstacles.find(state, NetlinkSocket()),
-                workers: [])
+                process: try FastPath.companion?.process(), obstacles: obstacles.ofFlows,
+                onlyKnownConnections: obstacles.ofStateless, workers: [])
             guard let file = try? StateFile(), let counters = try CounterFile(reading: file.countersPath) else {
                 return (status, nil)
             }

@@ -12,12 +12,45 @@ struct Mirror: ~Copyable {
     private var basis = Basis()
     /// Whether the filter has been told of prefixes: only where routes lead through routers in the VLANs.
     private var hasPrefixes = false
+    /// The destination decides until a moment after it no longer does: workers have frames that were given to them for that.
+    private var lastStateless = ContinuousClock.now - .seconds(1)
+    private static let drain = Duration.milliseconds(100)
+
+    /// What may be the workers'.
+    struct Owning: Hashable {
+        /// What needs no look at its connection.
+        var stateless = false
+        /// Connections that the kernel has let pass.
+        var flows = false
+    }
 
     struct View {
         var snapshot: Snapshot
+        /// Whether targets have other numbers than before.
+        var isRenumbered = false
+        /// Whether a packet may have another way than before.
+        var hasOtherWays = false
+        var mayOwnFlows = false
+        /// Whose routes the snapshot has.
+        var families: Set<IPFamily> = []
+        /// With no flows, and what they need beside what is there for others.
         var contents: Ownership.Contents
         /// Those that the filter is to be told of, with the numbers of their targets; 0: gone.
         var prefixes: [(IPPrefix, UInt32)] = []
+        var ways: [Ownership.Destination] = []
+        var gateways: [Snapshot.Gateway] = []
+
+        /// What the filter is to know where there are flows.
+        var contentsWithFlows: Ownership.Contents {
+            var contents = contents
+            contents.hasFlows = true
+            contents.ways = ways
+            for gateway in gateways where contents.ingress[gateway.vlan] == nil {
+                contents.ingress[gateway.vlan] = Ownership.Ingress(
+                    mtu: gateway.mtu, checksSource: false, isStateless: false)
+            }
+            return contents
+        }
     }
 
     /// What all targets hang on. Where it changes, they are numbered anew.
@@ -36,16 +69,18 @@ struct Mirror: ~Copyable {
     /// Readable where something has changed.
     var descriptor: Int32 { monitor.descriptor }
 
-    /// - Parameter isOwning: whether anything may be the workers'.
     /// - Returns: nil where the trunk has gone.
-    mutating func look(_ state: State, isOwning: Bool) throws(KernelError) -> View? {
+    mutating func look(_ state: State, _ owning: Owning) throws(KernelError) -> View? {
         try monitor.update()
         let changes = monitor.takeChanges()
         guard monitor.tables.links[state.parentIndex] != nil else { return nil }
         let now = Basis(state, monitor.tables)
         var prefixes = changes.prefixes.map { ($0, set($0)) }
+        let revision = builder.revision
+        var isRenumbered = false
         if now != basis || builder.targetCount > Self.mostTargets {
             basis = now
+            isRenumbered = true
             builder = SnapshotBuilder(
                 gateways: now.gateways, denied: state.configuration.denied.map { ($0.from, $0.to) },
                 masquerades: state.configuration.masquerade.isBetweenVLANs, keepsPriority: state.driver == .ebpf)
@@ -54,9 +89,21 @@ struct Mirror: ~Copyable {
         } else {
             for key in changes.neighbors { set(key) }
         }
-        let snapshot = builder.snapshot()
+        if owning.stateless { lastStateless = .now }
+        let snapshot = builder.snapshot(isStateless: .now - lastStateless < Self.drain)
         var view = View(snapshot: snapshot, contents: Ownership.Contents())
-        if isOwning { view.contents = contents(snapshot, state) }
+        view.isRenumbered = isRenumbered
+        view.hasOtherWays = builder.revision != revision || !changes.prefixes.isEmpty
+        view.families = basis.families
+        if owning.stateless { view.contents = contents(snapshot, state) }
+        if owning.flows {
+            view.mayOwnFlows = true
+            view.gateways = basis.gateways
+            let vlans = Set(basis.gateways.map(\.vlan))
+            view.ways = (0..<builder.targetCount).map {
+                Ownership.Destination(snapshot.adjacencies(ofTarget: $0), vlans)
+            }
+        }
         if hasPrefixes {
             view.prefixes = prefixes
         } else if view.contents.targets.contains(where: { $0.vlan != nil }) {

@@ -3,14 +3,23 @@ import Kernel
 import Packets
 import SystemPackage
 
-/// Why the kernel has to forward everything although there is a fast path, in words; empty: it has not.
-enum Obstacles {
-    static func find(_ state: State, _ socket: borrowing NetlinkSocket) throws(KernelError) -> [String] {
+/// Why the kernel has to forward although there is a fast path, in words.
+struct Obstacles {
+    /// Why the destination alone may not decide; connections that the kernel has let pass may be the workers' all the same.
+    var ofStateless: [String] = []
+    /// Why the kernel has to forward everything.
+    var ofFlows: [String] = []
+
+    /// Whether nothing is in the way.
+    var isEmpty: Bool { ofStateless.isEmpty && ofFlows.isEmpty }
+
+    static func find(_ state: State, _ socket: borrowing NetlinkSocket) throws(KernelError) -> Obstacles {
         let configuration = state.configuration
+        var result = Obstacles()
         var reasons: [String] = []
         if state.phase != .applied { reasons.append("a change is under way") }
         if configuration.masquerade.isBetweenVLANs {
-            reasons.append(
+            result.ofStateless.append(
                 "masquerade \(configuration.masquerade.rawValue): what passes between VLANs is translated")
         }
         if configuration.usesIPv4, try Sysctl("net/ipv4/ip_forward").read() != "1" {
@@ -24,19 +33,21 @@ enum Obstacles {
             let command = family == .v4 ? "ip rule" : "ip -6 rule"
             reasons.append("routes are chosen by more than the destination (\(command))")
         }
-        return try reasons + firewalls() + trafficControl(state, socket)
+        let chains = try Nftables().baseChains().filter(\.concernsForwarding)
+        for chain in chains {
+            let reason = "the chain \(chain.family) \(chain.table) \(chain.name) has a say in what is forwarded"
+            // Translation is decided with the first packet of a connection; any other rule sees them all.
+            if chain.type == "nat" { result.ofStateless.append(reason) } else { reasons.append(reason) }
+        }
+        result.ofFlows = try reasons + legacyFirewall() + trafficControl(state, socket)
+        return result
     }
 
-    /// Other rules that have a say in what is forwarded.
-    private static func firewalls() throws(KernelError) -> [String] {
-        let chains = try Nftables().baseChains().filter(\.concernsForwarding).map {
-            "the chain \($0.family) \($0.table) \($0.name) has a say in what is forwarded"
-        }
+    private static func legacyFirewall() -> [String] {
         // Rules of iptables that are no nftables rules. The kernel does not say which, only that there are tables.
         let legacy = ["ip_tables_names", "ip6_tables_names"].flatMap { SmallFile.lines(in: "/proc/net/\($0)") }
-        return chains
-            + (legacy.isEmpty
-                ? [] : ["there are rules of legacy iptables (\(Set(legacy).sorted().joined(separator: ", ")))"])
+        guard !legacy.isEmpty else { return [] }
+        return ["there are rules of legacy iptables (\(Set(legacy).sorted().joined(separator: ", ")))"]
     }
 
     /// What somebody does with frames on their way in or out.

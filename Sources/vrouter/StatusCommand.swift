@@ -59,6 +59,9 @@ struct StatusCommand: ParsableCommand {
         }
         print("fast path: process \(process)")
         for obstacle in fastPath.obstacles { print("  the kernel forwards everything: \(obstacle)") }
+        if fastPath.obstacles.isEmpty {
+            for reason in fastPath.onlyKnownConnections { print("  only established connections: \(reason)") }
+        }
         print("")
         var table = Table(["worker", "what became of frames", "packets", "bytes"])
         table.rightAligned = [0, 2, 3]

@@ -42,6 +42,12 @@ struct Up: ParsableCommand {
             """, valueName: "frames"))
     var fastPathFrom: UInt32?
 
+    @Option(
+        help: ArgumentHelp(
+            "How many connections of each family the fast path can carry; those beyond are the kernel's.",
+            valueName: "number"))
+    var fastPathConnections: Int?
+
     @Flag(help: "Print the commands that would do the same, and change nothing.")
     var dryRun = false
 
@@ -83,9 +89,13 @@ struct Up: ParsableCommand {
         switch fastPath {
         case .afPacket:
             return try Configuration.FastPath(
-                workers: workers ?? 1, threshold: fastPathFrom ?? Configuration.FastPath.defaultThreshold)
+                workers: workers ?? 1, threshold: fastPathFrom ?? Configuration.FastPath.defaultThreshold,
+                connections: fastPathConnections ?? Configuration.FastPath.defaultConnections)
         case .none:
-            let options = [workers.map { "--workers \($0)" }, fastPathFrom.map { "--fast-path-from \($0)" }]
+            let options = [
+                workers.map { "--workers \($0)" }, fastPathFrom.map { "--fast-path-from \($0)" },
+                fastPathConnections.map { "--fast-path-connections \($0)" },
+            ]
             guard let option = options.compactMap(\.self).first else { return nil }
             throw Failure(
                 .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")

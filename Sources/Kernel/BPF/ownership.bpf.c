@@ -7,6 +7,9 @@
 // A worker's is only what the kernel would forward for certain, and would forward in the same way; everything else (first
 // packets, answers of the router's own, anything unusual) is left to the kernel. Where no worker is there to decide, or where
 // it has not been heard of for a while, everything is the kernel's.
+//
+// Two things make it certain: that the packet belongs to a connection that the kernel has let pass in both directions (flows), or
+// that the kernel does not look at connections there at all, so that the destination decides (stateless).
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -28,12 +31,19 @@
 // A flow that sent super-frames stays with the kernel until it has sent none for so long.
 #define BULK_MEMORY (1000 * MILLISECOND)
 
+// RFC 9293 3.1: the 13th and 14th octet of a TCP header, in network order.
+#define TCP_FIN 0x0001
+#define TCP_SYN 0x0002
+#define TCP_RST 0x0004
+#define TCP_ACK 0x0010
+
 // Read and written by the control plane: Sources/Kernel/Ownership.swift has the same layouts.
 
 // Of the VLAN that a frame comes from.
 struct ingress {
-    __u16 mtu;           // IP MTU of the way in; 0: its frames are the kernel's
-    __u16 checks_source; // whether only hosts of this VLAN may send (rp_filter)
+    __u16 mtu;          // IP MTU of the way in; 0: its frames are the kernel's
+    __u8 checks_source; // whether only hosts of this VLAN may send (rp_filter)
+    __u8 is_stateless;  // whether the destination decides
 };
 
 // What lies behind a destination address.
@@ -46,6 +56,43 @@ struct control {
     __u32 longest_frame; // that a slot of the ring takes, in octets without tag
     __u32 threshold;     // from so many frames a second on, on one CPU, they are a worker's
     __u32 has_prefixes;  // whether there is more than single addresses to look in
+    __u32 has_flows;
+};
+
+// One direction of a connection, in network order: Sources/Forwarding/Flows.swift.
+struct flow_id {
+    __be16 source_port; // of an ICMP echo: its identifier
+    __be16 destination_port; // of an ICMP echo: type and code
+    __be16 vlan; // that it comes from
+    __u8 protocol;
+    __u8 state; // 0: free; FLOW_OWNED or less
+};
+#define FLOW_STATE 3
+#define FLOW_OWNED 2
+
+struct flow4 {
+    __be32 source, destination;
+    struct flow_id id;
+    __be32 new_source, new_destination;
+    __be16 new_source_port, new_destination_port;
+    __be32 way; // of own_ways
+};
+
+struct flow6 {
+    __be64 source[2], destination[2];
+    struct flow_id id;
+    __be64 new_source[2], new_destination[2];
+    __be16 new_source_port, new_destination_port;
+    __be32 way;
+};
+
+// A flow is in one of the two buckets that its hash names.
+#define BUCKET 4
+struct bucket4 {
+    struct flow4 flows[BUCKET];
+};
+struct bucket6 {
+    struct flow6 flows[BUCKET];
 };
 
 struct heartbeat {
@@ -110,6 +157,52 @@ struct {
     __type(value, struct destination);
 } own_targets SEC(".maps");
 
+// The same for flows: where they lead, by number.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1 << 16);
+    __type(key, __u32);
+    __type(value, struct destination);
+} own_ways SEC(".maps");
+
+// How many buckets there are is said when this is loaded: powers of two.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct bucket4);
+} own_flows4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct bucket6);
+} own_flows6 SEC(".maps");
+
+// What the workers count of each flow; nothing here reads it.
+struct counts {
+    __u64 packets, bytes;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct counts);
+} own_counts4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct counts);
+} own_counts6 SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, 1);
@@ -170,8 +263,14 @@ struct {
     __type(value, __u64);
 } own_last_bulk SEC(".maps");
 
-// Which worker's filter this is.
-const volatile __u32 worker = 0;
+// Set when this is loaded.
+const volatile struct {
+    __u32 worker; // whose filter this is
+    __u32 mask4;  // of a bucket's number
+    __u32 mask6;
+    __u32 padding;
+    __u64 seed; // of the hash
+} settings = {};
 
 static __always_inline int is_bulk(struct __sk_buff *skb, __u32 ports_at, __u8 protocol, __u32 addresses, __u64 now) {
     __u32 zero = 0;
@@ -215,6 +314,129 @@ static __always_inline int fits(struct __sk_buff *skb, struct destination *to, _
     return to && to->vlan && to->vlan != from && (skb->gso_size || packet_length <= to->mtu);
 }
 
+// What of a transport header tells one flow from another; returns whether such a packet can be a flow's at all.
+static __always_inline int read_id(struct __sk_buff *skb, __u32 at, __u8 protocol, __u32 length, struct flow_id *id) {
+    struct {
+        __be16 word[7];
+    } head = {};
+    if (bpf_skb_load_bytes(skb, at, &head, protocol == IPPROTO_TCP ? 14 : 8))
+        return 0;
+    id->protocol = protocol;
+    id->source_port = head.word[0];
+    id->destination_port = head.word[1];
+    switch (protocol) {
+    case IPPROTO_TCP: {
+        __u32 flags = bpf_ntohs(head.word[6]);
+        __u32 header = (flags >> 12) * 4;
+        return (flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK && header >= 20 && header <= length;
+    }
+    case IPPROTO_UDP: {
+        __u32 said = bpf_ntohs(head.word[2]);
+        return said >= 8 && said <= length;
+    }
+    case IPPROTO_ICMP:
+    case IPPROTO_ICMPV6:
+        id->source_port = head.word[2];
+        id->destination_port = head.word[0];
+        return 1;
+    }
+    return 0;
+}
+
+// As Forwarding/Flows.swift has it.
+static __always_inline __u64 mix(__u64 hash, __u64 word) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+    return hash ^ hash >> 32;
+}
+
+static __always_inline __u64 id_word(struct flow_id *id) {
+    return (__u64)bpf_ntohs(id->source_port) << 48 | (__u64)bpf_ntohs(id->destination_port) << 32 | id->protocol << 8;
+}
+
+static __always_inline int is_same(struct flow_id *one, struct flow_id *other) {
+    return one->source_port == other->source_port && one->destination_port == other->destination_port &&
+           one->protocol == other->protocol;
+}
+
+static __always_inline struct destination *way(struct flow_id *flow, __be32 number, __u32 vlan) {
+    if ((flow->state & FLOW_STATE) != FLOW_OWNED || bpf_ntohs(flow->vlan) != vlan)
+        return 0;
+    __u32 index = bpf_ntohl(number);
+    return bpf_map_lookup_elem(&own_ways, &index);
+}
+
+static __always_inline struct destination *flow4(struct __sk_buff *skb, struct iphdr *ip, __u32 vlan) {
+    struct flow_id id = {};
+    if (!read_id(skb, ETH_HLEN + sizeof(*ip), ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &id))
+        return 0;
+    __u64 hash = mix(settings.seed, (__u64)bpf_ntohl(ip->saddr) << 32 | bpf_ntohl(ip->daddr));
+    hash = mix(mix(hash, id_word(&id)), 0);
+    for (int turn = 0; turn < 2; turn++) {
+        __u32 index = (turn ? hash >> 32 : hash) & settings.mask4;
+        struct bucket4 *bucket = bpf_map_lookup_elem(&own_flows4, &index);
+        if (!bucket)
+            return 0;
+        for (int slot = 0; slot < BUCKET; slot++) {
+            struct flow4 *flow = &bucket->flows[slot];
+            if (flow->source == ip->saddr && flow->destination == ip->daddr && is_same(&flow->id, &id))
+                return way(&flow->id, flow->way, vlan);
+        }
+    }
+    return 0;
+}
+
+static __always_inline struct destination *flow6(struct __sk_buff *skb, struct ipv6hdr *ip, __u32 vlan) {
+    struct flow_id id = {};
+    if (!read_id(skb, ETH_HLEN + sizeof(*ip), ip->nexthdr, bpf_ntohs(ip->payload_len), &id))
+        return 0;
+    __be64 address[4];
+    __builtin_memcpy(address, &ip->saddr, sizeof(address));
+    __u64 hash = settings.seed;
+    for (int word = 0; word < 4; word++)
+        hash = mix(hash, bpf_be64_to_cpu(address[word]));
+    hash = mix(mix(hash, id_word(&id)), 0);
+    for (int turn = 0; turn < 2; turn++) {
+        __u32 index = (turn ? hash >> 32 : hash) & settings.mask6;
+        struct bucket6 *bucket = bpf_map_lookup_elem(&own_flows6, &index);
+        if (!bucket)
+            return 0;
+        for (int slot = 0; slot < BUCKET; slot++) {
+            struct flow6 *flow = &bucket->flows[slot];
+            if (flow->source[0] == address[0] && flow->source[1] == address[1] && flow->destination[0] == address[2] &&
+                flow->destination[1] == address[3] && is_same(&flow->id, &id))
+                return way(&flow->id, flow->way, vlan);
+        }
+    }
+    return 0;
+}
+
+// Where the destination alone decides.
+static __always_inline struct destination *stateless4(struct control *control, struct ingress *ingress,
+                                                      struct iphdr *ip, __u32 vlan) {
+    __u32 address = ip->saddr;
+    if (ingress->checks_source) {
+        struct destination *from = bpf_map_lookup_elem(&own_hosts4, &address);
+        if (!from || from->vlan != vlan)
+            return 0;
+    }
+    address = ip->daddr;
+    struct destination *to = bpf_map_lookup_elem(&own_hosts4, &address);
+    if (to || !control->has_prefixes || is_special4(address))
+        return to;
+    struct prefix4 key = {.length = 32, .address = address};
+    __u32 *target = bpf_map_lookup_elem(&own_prefixes4, &key);
+    return target ? bpf_map_lookup_elem(&own_targets, target) : 0;
+}
+
+static __always_inline struct destination *stateless6(struct control *control, struct ipv6hdr *ip) {
+    struct destination *to = bpf_map_lookup_elem(&own_hosts6, &ip->daddr);
+    if (to || !control->has_prefixes || is_special6(&ip->daddr))
+        return to;
+    struct prefix6 key = {.length = 128, .address = ip->daddr};
+    __u32 *target = bpf_map_lookup_elem(&own_prefixes6, &key);
+    return target ? bpf_map_lookup_elem(&own_targets, target) : 0;
+}
+
 static __always_inline int owns4(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
                                  __u64 now) {
     struct iphdr ip;
@@ -222,27 +444,18 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
         return 0;
     if (ip.version != 4 || ip.ihl != 5 || ip.ttl <= 1 || ip.frag_off & bpf_htons(FRAGMENT_MASK))
         return 0;
-    __u32 address = ip.saddr;
-    if (is_special4(address))
+    if (is_special4(ip.saddr))
         return 0;
-    if (ingress->checks_source) {
-        struct destination *from = bpf_map_lookup_elem(&own_hosts4, &address);
-        if (!from || from->vlan != vlan)
-            return 0;
-    }
-    address = ip.daddr;
-    struct destination *to = bpf_map_lookup_elem(&own_hosts4, &address);
-    if (!to && control->has_prefixes && !is_special4(address)) {
-        struct prefix4 key = {.length = 32, .address = address};
-        __u32 *target = bpf_map_lookup_elem(&own_prefixes4, &key);
-        to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
-    }
+    struct destination *to = control->has_flows ? flow4(skb, &ip, vlan) : 0;
+    if (!to && ingress->is_stateless)
+        to = stateless4(control, ingress, &ip, vlan);
     if (!fits(skb, to, vlan, bpf_ntohs(ip.tot_len)))
         return 0;
     return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.protocol, ip.saddr ^ ip.daddr, now);
 }
 
-static __always_inline int owns6(struct __sk_buff *skb, struct control *control, __u32 vlan, __u64 now) {
+static __always_inline int owns6(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
+                                 __u64 now) {
     struct ipv6hdr ip;
     if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
         return 0;
@@ -258,12 +471,9 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
     }
     if (is_special6(&ip.saddr))
         return 0;
-    struct destination *to = bpf_map_lookup_elem(&own_hosts6, &ip.daddr);
-    if (!to && control->has_prefixes && !is_special6(&ip.daddr)) {
-        struct prefix6 key = {.length = 128, .address = ip.daddr};
-        __u32 *target = bpf_map_lookup_elem(&own_prefixes6, &key);
-        to = target ? bpf_map_lookup_elem(&own_targets, target) : 0;
-    }
+    struct destination *to = control->has_flows ? flow6(skb, &ip, vlan) : 0;
+    if (!to && ingress->is_stateless)
+        to = stateless6(control, &ip);
     if (!fits(skb, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
         return 0;
     __u32 addresses = 0;
@@ -304,7 +514,7 @@ int frame_owned(struct __sk_buff *skb) {
     struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
     if (!ingress || !ingress->mtu || (!skb->gso_size && skb->len > ingress->mtu + ETH_HLEN))
         return 0;
-    __u32 index = worker;
+    __u32 index = settings.worker;
     struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
     struct control *control = bpf_map_lookup_elem(&own_control, &zero);
     if (!heartbeat || !control)
@@ -319,7 +529,7 @@ int frame_owned(struct __sk_buff *skb) {
         owned = owns4(skb, control, ingress, vlan, now);
         break;
     case bpf_htons(ETH_P_IPV6):
-        owned = owns6(skb, control, vlan, now);
+        owned = owns6(skb, control, ingress, vlan, now);
         break;
     default:
         return 0;

@@ -1,0 +1,172 @@
+// The table of flows, in memory that the filter reads too (own_flows4 and own_flows6 of ownership.bpf.c), and what the workers count of
+// each entry beside it.
+//
+// An entry's way is: free → known → owned → known → free. It is written while it is free, and cleared only once every worker has begun
+// anew since the filter gave the last of its frames: a worker never sees one that changes, but for its state, which is the filter's.
+
+import CLinux
+import Forwarding
+import Kernel
+import PacketIO
+import Packets
+
+/// One thread fills and clears it; workers read it.
+@safe public final class FlowMemory: @unchecked Sendable {
+    private let entries4: Mapping
+    private let entries6: Mapping
+    private let counts4: Mapping
+    private let counts6: Mapping
+    private let seed: UInt64
+
+    /// A place in the table.
+    public struct Slot: Hashable, Sendable {
+        public var family: IPFamily
+        public var number: Int
+
+        public init(_ family: IPFamily, _ number: Int) {
+            self.family = family
+            self.number = number
+        }
+    }
+
+    public struct Counts: Hashable, Sendable {
+        public var packets: UInt64
+        /// Octets of the frames, without tag.
+        public var bytes: UInt64
+    }
+
+    public init(_ ownership: borrowing Ownership) throws(KernelError) {
+        entries4 = try Mapping(ownership.flows(.v4), count: ownership.flowCount * FlowLayout.words(.v4) * 8)
+        entries6 = try Mapping(ownership.flows(.v6), count: ownership.flowCount * FlowLayout.words(.v6) * 8)
+        counts4 = try Mapping(ownership.flowCounts(.v4), count: ownership.flowCount * Self.countWords * 8)
+        counts6 = try Mapping(ownership.flowCounts(.v6), count: ownership.flowCount * Self.countWords * 8)
+        seed = ownership.seed
+    }
+
+    private static let countWords = 2
+
+    // MARK: For workers
+
+    /// Octets before and after are somebody else's.
+    @inline(__always)
+    func withTable<Result>(_ body: (borrowing FlowTable) -> Result) -> Result {
+        // SAFETY: both are whole words of mappings that live as long as this. What another thread changes is told above; a word is read and
+        // written as a whole.
+        let v4 = unsafe UnsafeBufferPointer(start: entries4.words, count: entries4.count / 8)
+        let v6 = unsafe UnsafeBufferPointer(start: entries6.words, count: entries6.count / 8)
+        let table = unsafe FlowTable(v4: Span(_unsafeElements: v4), v6: Span(_unsafeElements: v6), seed: seed)
+        return body(table)
+    }
+
+    /// A frame that was sent. Two workers that have frames of the same direction of a connection may lose a count.
+    @inline(__always)
+    func count(_ flow: Int, isIPv4: Bool, bytes: Int) {
+        let at = flow &* Self.countWords
+        guard at >= 0, at &+ 1 < capacity &* Self.countWords else { return }
+        // SAFETY: checked in the line before; both have the same size.
+        let words = unsafe countMemory(isIPv4 ? .v4 : .v6) + at
+        unsafe vr_store_relaxed64(words, words[0] &+ 1)
+        unsafe vr_store_relaxed64(words + 1, words[1] &+ UInt64(truncatingIfNeeded: bytes))
+    }
+
+    // MARK: For the one that fills it
+
+    /// How many there may be, of each family.
+    public var capacity: Int { counts4.count / (Self.countWords * 8) }
+
+    /// Writes an entry, known to workers; nil: there is no place.
+    public func insert(_ entry: FlowEntry) -> Slot? {
+        let words = entry.words
+        let family = entry.family
+        let (one, other) = buckets(words, family)
+        let places = [one, other].map { bucket in
+            (bucket..<bucket + FlowLayout.entriesPerBucket).filter { self.words($0, family).allSatisfy { $0 == 0 } }
+        }
+        // The emptier one: then nearly all places can be taken before there is none.
+        guard let number = places[0].count >= places[1].count ? places[0].first : places[1].first else { return nil }
+        let slot = Slot(family, number)
+        let (base, id) = (number * words.count, FlowLayout.addressWords(family))
+        for (index, word) in words.enumerated() where index != id { store(word, at: base + index, family) }
+        store(words[id] | FlowLayout.knownState.bigEndian, at: base + id, family)
+        let counts = unsafe countMemory(family) + number * Self.countWords
+        unsafe vr_store_relaxed64(counts, 0)
+        unsafe vr_store_relaxed64(counts + 1, 0)
+        return slot
+    }
+
+    /// Where the flow of this entry is; nil: it is not there.
+    public func find(_ entry: FlowEntry) -> Slot? {
+        let words = entry.words
+        let (one, other) = buckets(words, entry.family)
+        for bucket in [one, other] {
+            for number in bucket..<bucket + FlowLayout.entriesPerBucket
+            where FlowLayout.isSame(words, self.words(number, entry.family), entry.family) {
+                return Slot(entry.family, number)
+            }
+        }
+        return nil
+    }
+
+    /// nil: it is free.
+    public func entry(_ slot: Slot) -> FlowEntry? {
+        state(slot) == FlowLayout.freeState ? nil : FlowEntry(words: words(slot.number, slot.family), slot.family)
+    }
+
+    public func state(_ slot: Slot) -> UInt64 {
+        let at = slot.number * FlowLayout.words(slot.family) + FlowLayout.addressWords(slot.family)
+        return UInt64(bigEndian: load(at, slot.family)) & FlowLayout.stateMask
+    }
+
+    /// - Parameter state: `knownState` or `ownedState`.
+    public func setState(_ slot: Slot, _ state: UInt64) {
+        let at = slot.number * FlowLayout.words(slot.family) + FlowLayout.addressWords(slot.family)
+        let word = UInt64(bigEndian: load(at, slot.family))
+        store((word & ~FlowLayout.stateMask | state).bigEndian, at: at, slot.family)
+    }
+
+    public func clear(_ slot: Slot) {
+        let words = FlowLayout.words(slot.family)
+        for index in 0..<words { store(0, at: slot.number * words + index, slot.family) }
+    }
+
+    public func counts(_ slot: Slot) -> Counts {
+        let words = unsafe countMemory(slot.family) + slot.number * Self.countWords
+        return Counts(packets: unsafe vr_load_relaxed64(words), bytes: unsafe vr_load_relaxed64(words + 1))
+    }
+
+    /// The numbers of the first entries of both buckets.
+    private func buckets(_ words: [UInt64], _ family: IPFamily) -> (Int, Int) {
+        let (one, other) = FlowLayout.buckets(
+            of: words, family, count: capacity / FlowLayout.entriesPerBucket, seed: seed)
+        return (one * FlowLayout.entriesPerBucket, other * FlowLayout.entriesPerBucket)
+    }
+
+    private func words(_ number: Int, _ family: IPFamily) -> [UInt64] {
+        let count = FlowLayout.words(family)
+        return (0..<count).map { load(number * count + $0, family) }
+    }
+
+    private func load(_ word: Int, _ family: IPFamily) -> UInt64 {
+        let memory = unsafe entryMemory(family)
+        precondition((0..<capacity * FlowLayout.words(family)).contains(word))
+        return unsafe vr_load_relaxed64(memory + word)
+    }
+
+    private func store(_ value: UInt64, at word: Int, _ family: IPFamily) {
+        let memory = unsafe entryMemory(family)
+        precondition((0..<capacity * FlowLayout.words(family)).contains(word))
+        unsafe vr_store_relaxed64(memory + word, value)
+    }
+
+    @inline(__always)
+    private func entryMemory(_ family: IPFamily) -> UnsafeMutablePointer<UInt64> {
+        if family == .v4 { return unsafe entries4.words }
+        return unsafe entries6.words
+    }
+
+    @inline(__always)
+    private func countMemory(_ family: IPFamily) -> UnsafeMutablePointer<UInt64> {
+        if family == .v4 { return unsafe counts4.words }
+        return unsafe counts6.words
+    }
+}

@@ -1,0 +1,355 @@
+import DataPlane
+import Forwarding
+import Kernel
+import Packets
+import SystemPackage
+
+/// Which connections are the workers', as the kernel's connection tracking says: those that have gone both ways between two VLANs, with
+/// what the kernel translates in them. Each takes two entries of the table, one for each direction.
+///
+/// A connection is entered when the kernel says that it is established. Then the kernel is asked to be liberal about it, as it will not
+/// see all of its packets. The answer is an event, and proves that the connection's end will be one too: only then it is the workers'.
+struct FlowBook: ~Copyable {
+    private let memory: FlowMemory
+    private var events: ConnectionEvents
+    private var dump: ConnectionDump?
+    /// When all connections are to be looked at again; nil: no need.
+    private var nextDump: ContinuousClock.Instant? = .now
+    private let changes: NetlinkSocket
+    private var notes4: [Note]
+    private var notes6: [Note]
+    /// Connections, by the slot of the original direction, that are the workers' as soon as all of them know.
+    private var fresh: [FlowMemory.Slot] = []
+    /// Entries that the filter gives nothing of any more, and since when.
+    private var leaving: [(slot: FlowMemory.Slot, since: ContinuousClock.Instant)] = []
+    /// Requests to the kernel about the connections that these are the original directions of.
+    private var requests: [FlowMemory.Slot] = []
+    private var timeouts = Timeouts()
+    private var scanned = 0
+    private let began = ContinuousClock.now
+    /// Entered and not leaving.
+    private(set) var count = 0
+
+    /// What else is to be known of an entry.
+    private struct Note {
+        /// The entry of the other direction; negative: free.
+        var partner: Int32 = -1
+        /// Whether the connection began in this direction.
+        var isOriginal = false
+        var isLeaving = false
+        var isFresh = false
+        /// The count at the last look, of both directions.
+        var packets: UInt32 = 0
+        /// In seconds since the beginning: when the kernel is to be told that it is in use.
+        var refresh: UInt32 = 0
+    }
+
+    /// How long workers have to send what they hold.
+    private static let drain = Duration.milliseconds(20)
+    /// Connections looked at in one turn, of a dump; events.
+    private static let portion = 4096
+    private static let pauseBeforeDump = Duration.milliseconds(500)
+
+    init(_ ownership: borrowing Ownership) throws(KernelError) {
+        let memory = try FlowMemory(ownership)
+        // Events first: what begins while the dump is read is told.
+        let events = try ConnectionEvents()
+        let changes = try NetlinkSocket(.netfilter)
+        self.memory = memory
+        self.events = events
+        self.changes = changes
+        dump = nil
+        notes4 = Array(repeating: Note(), count: memory.capacity)
+        notes6 = notes4
+    }
+
+    var table: FlowMemory { memory }
+    /// Readable where something has happened to a connection.
+    var descriptor: Int32 { events.descriptor }
+    /// Whether there is something to do that no event tells.
+    var isBusy: Bool { dump != nil || !fresh.isEmpty || !leaving.isEmpty }
+    /// Whether workers are to be told before more can be done.
+    var needsTurn: Bool {
+        !fresh.isEmpty || leaving.first.map { .now - $0.since >= Self.drain } ?? false
+    }
+
+    // MARK: What the kernel says
+
+    /// Takes over what has happened.
+    ///
+    /// - Parameter families: of which routes are as the snapshot has them.
+    mutating func update(_ snapshot: Snapshot, _ families: Set<IPFamily>) throws(KernelError) {
+        var happened: [ConnectionEvent] = []
+        if try events.read(limit: Self.portion, { happened.append($0) }) == .overrun {
+            dump = nil
+            nextDump = .now
+        }
+        for event in happened {
+            switch event {
+            case .changed(let connection): consider(connection, snapshot, families, isEvent: true)
+            case .ended(let connection): if let slot = slot(connection) { leave(slot) }
+            }
+        }
+        try readDump(snapshot, families)
+        try tell()
+    }
+
+    private mutating func readDump(_ snapshot: Snapshot, _ families: Set<IPFamily>) throws(KernelError) {
+        if dump == nil, let next = nextDump, next <= .now {
+            dump = try ConnectionDump()
+            nextDump = nil
+        }
+        guard dump != nil else { return }
+        var seen: [Connection] = []
+        let isFinished = try dump!.read(limit: Self.portion) { seen.append($0) }
+        for connection in seen { consider(connection, snapshot, families, isEvent: false) }
+        if isFinished { dump = nil }
+    }
+
+    private mutating func consider(
+        _ connection: Connection, _ snapshot: Snapshot, _ families: Set<IPFamily>, isEvent: Bool
+    ) {
+        let known = slot(connection)
+        if connection.isDying || connection.tcpState != nil && !connection.isEstablished {
+            if let known { leave(known) }
+            return
+        }
+        if let known {
+            guard let ways = entries(connection, snapshot), families.contains(connection.original.source.family),
+                memory.entry(known) == ways.original, !note(known).isLeaving
+            else {
+                leave(known)
+                return lookAgain()
+            }
+            if isEvent, memory.state(known) == FlowLayout.knownState, !note(known).isFresh {
+                change(known) { $0.isFresh = true }
+                fresh.append(known)
+            }
+            return
+        }
+        guard connection.mayBeOwned, families.contains(connection.original.source.family),
+            let entries = entries(connection, snapshot)
+        else { return }
+        // An older connection with the same addresses, one way or the other.
+        for entry in [entries.original, entries.reply] {
+            guard let other = memory.find(entry) else { continue }
+            leave(other)
+            return lookAgain()
+        }
+        guard let original = memory.insert(entries.original) else { return }
+        guard let reply = memory.insert(entries.reply) else { return memory.clear(original) }
+        change(original) { $0 = Note(partner: Int32(reply.number), isOriginal: true) }
+        change(reply) { $0 = Note(partner: Int32(original.number)) }
+        count += 1
+        requests.append(original)
+    }
+
+    /// Both directions' entries; nil: it is not between two VLANs, or nobody knows where its ends are.
+    private func entries(_ connection: Connection, _ snapshot: Snapshot) -> (original: FlowEntry, reply: FlowEntry)? {
+        let (original, reply) = (connection.original, connection.reply)
+        guard let there = snapshot.way(to: reply.source), let back = snapshot.way(to: original.source),
+            there.vlan != back.vlan
+        else { return nil }
+        return (
+            FlowEntry(original, answeredBy: reply, from: back.vlan, way: there.target),
+            FlowEntry(reply, answeredBy: original, from: there.vlan, way: back.target)
+        )
+    }
+
+    /// The slot of a connection's original direction.
+    private func slot(_ connection: Connection) -> FlowMemory.Slot? {
+        guard let vlan = VLANID(1) else { return nil }
+        let slot = memory.find(FlowEntry(connection.original, answeredBy: connection.reply, from: vlan, way: 0))
+        return slot.flatMap { note($0).isOriginal ? $0 : nil }
+    }
+
+    /// Looks at everything again, but not at once: what changes mostly changes more than once.
+    private mutating func lookAgain() {
+        if nextDump == nil { nextDump = .now + Self.pauseBeforeDump }
+    }
+
+    // MARK: What is no longer so
+
+    /// Takes a connection from the workers, given one of its entries.
+    private mutating func leave(_ slot: FlowMemory.Slot) {
+        guard !note(slot).isLeaving, note(slot).partner >= 0 else { return }
+        for slot in [slot, FlowMemory.Slot(slot.family, Int(note(slot).partner))] {
+            memory.setState(slot, FlowLayout.knownState)
+            change(slot) { $0.isLeaving = true }
+            leaving.append((slot, .now))
+        }
+        count -= 1
+    }
+
+    /// After routes have changed: connections whose way is another now are the kernel's, until they are looked at again.
+    mutating func followRoutes(_ snapshot: Snapshot) {
+        forEachConnection { book, slot in
+            guard let entry = book.memory.entry(slot) else { return }
+            let there = snapshot.way(to: entry.newDestination)
+            let back = snapshot.way(to: entry.source)
+            let other = FlowMemory.Slot(slot.family, Int(book.note(slot).partner))
+            if there?.target == entry.way, back?.vlan == entry.vlan, let back, let there,
+                let reply = book.memory.entry(other), reply.way == back.target, reply.vlan == there.vlan
+            {
+                return
+            }
+            book.leave(slot)
+        }
+        // Others may have one now that they had not.
+        lookAgain()
+    }
+
+    mutating func leaveAll() {
+        forEachConnection { book, slot in book.leave(slot) }
+        fresh = []
+        lookAgain()
+    }
+
+    private mutating func forEachConnection(_ body: (inout FlowBook, FlowMemory.Slot) -> Void) {
+        guard count > 0 else { return }
+        for family in [IPFamily.v4, .v6] {
+            for number in 0..<memory.capacity {
+                let slot = FlowMemory.Slot(family, number)
+                if note(slot).isOriginal, !note(slot).isLeaving { body(&self, slot) }
+            }
+        }
+    }
+
+    // MARK: What workers and filter know
+
+    /// To be called when all workers have begun anew, without anything of what they had then.
+    ///
+    /// - Parameter start: when they were told to.
+    mutating func settle(since start: ContinuousClock.Instant) {
+        for slot in fresh where note(slot).isFresh && !note(slot).isLeaving {
+            change(slot) { $0.isFresh = false }
+            memory.setState(FlowMemory.Slot(slot.family, Int(note(slot).partner)), FlowLayout.ownedState)
+            memory.setState(slot, FlowLayout.ownedState)
+        }
+        fresh = []
+        let gone = leaving.prefix { start - $0.since >= Self.drain }
+        for (slot, _) in gone {
+            memory.clear(slot)
+            change(slot) { $0 = Note() }
+        }
+        leaving.removeFirst(gone.count)
+    }
+
+    // MARK: What the kernel is told
+
+    /// Tells the kernel of connections that the workers carry: that they are in use, and that it will not see all of their packets.
+    private mutating func tell() throws(KernelError) {
+        guard !requests.isEmpty else { return }
+        var batch = NetlinkBatch()
+        for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {
+            guard let entry = memory.entry(slot) else { continue }
+            let timeout = timeouts.seconds(entry.transport)
+            let next = seconds &+ max(1, timeout / 4)
+            change(slot) { $0.refresh = next }
+            batch.refreshConnection(FlowTuple(entry), timeout: timeout, isLiberal: true)
+        }
+        requests = []
+        // One may have ended; somebody else may have fixed its time-out. Without an event, it never becomes the workers'.
+        try changes.execute(
+            batch, ignoring: [.noSuchFileOrDirectory, .notPermitted, .invalidArgument, Self.timerExpired])
+    }
+
+    /// The connection is just ending.
+    private static let timerExpired = Errno(rawValue: 62)  // ETIME
+
+    /// Looks for connections that the workers had packets of, a part of the table at a time: the kernel is not to give up what it sees
+    /// nothing of.
+    mutating func keepAlive() {
+        guard count > 0 else { return }
+        timeouts = Timeouts.read()
+        let part = max(1, memory.capacity / 8)
+        for number in scanned..<min(scanned + part, memory.capacity) {
+            for family in [IPFamily.v4, .v6] {
+                let slot = FlowMemory.Slot(family, number)
+                let note = note(slot)
+                guard note.isOriginal, !note.isLeaving, seconds >= note.refresh else { continue }
+                let other = FlowMemory.Slot(family, Int(note.partner))
+                let packets = UInt32(truncatingIfNeeded: memory.counts(slot).packets &+ memory.counts(other).packets)
+                guard packets != note.packets else { continue }
+                change(slot) { $0.packets = packets }
+                requests.append(slot)
+            }
+        }
+        scanned = scanned + part >= memory.capacity ? 0 : scanned + part
+    }
+
+    private var seconds: UInt32 { UInt32(clamping: (.now - began).components.seconds) }
+
+    // MARK: Notes
+
+    private func note(_ slot: FlowMemory.Slot) -> Note {
+        slot.family == .v4 ? notes4[slot.number] : notes6[slot.number]
+    }
+
+    private mutating func change(_ slot: FlowMemory.Slot, _ body: (inout Note) -> Void) {
+        if slot.family == .v4 { body(&notes4[slot.number]) } else { body(&notes6[slot.number]) }
+    }
+}
+
+/// How long the kernel waits for another packet, in seconds (Documentation/networking/nf_conntrack-sysctl.rst).
+private struct Timeouts {
+    var tcp: UInt32 = 432_000
+    var udp: UInt32 = 120
+    var icmp: UInt32 = 30
+    var icmpv6: UInt32 = 30
+
+    static func read() -> Timeouts {
+        var timeouts = Timeouts()
+        func read(_ name: String, _ value: inout UInt32) {
+            if let text = try? Sysctl("net/netfilter/nf_conntrack_\(name)").read(), let number = UInt32(text) {
+                value = number
+            }
+        }
+        read("tcp_timeout_established", &timeouts.tcp)
+        read("udp_timeout_stream", &timeouts.udp)
+        read("icmp_timeout", &timeouts.icmp)
+        read("icmpv6_timeout", &timeouts.icmpv6)
+        return timeouts
+    }
+
+    func seconds(_ transport: IPProtocol) -> UInt32 {
+        switch transport {
+        case .tcp: tcp
+        case .udp: udp
+        case .icmp: icmp
+        default: icmpv6
+        }
+    }
+}
+
+extension Connection {
+    /// Whether the kernel lets it pass in both directions, and does with each packet what it did with the last one.
+    fileprivate var mayBeOwned: Bool {
+        guard hasSeenReply, !isExpected, !hasMaster, !hasHelper, !isDying, !adjustsSequence, zone == 0 else {
+            return false
+        }
+        return original.protocolNumber == IPProtocol.tcp.rawValue ? isEstablished && isAssured : true
+    }
+}
+
+extension FlowEntry {
+    /// One direction, as the other one says what it is translated to.
+    fileprivate init(_ tuple: FlowTuple, answeredBy answer: FlowTuple, from vlan: VLANID, way: UInt32) {
+        let transport = IPProtocol(tuple.protocolNumber)
+        let isEcho = transport == .icmp || transport == .icmpv6
+        self.init(
+            source: tuple.source, destination: tuple.destination, transport: transport, sourcePort: tuple.sourcePort,
+            destinationPort: tuple.destinationPort, vlan: vlan, newSource: answer.destination,
+            newDestination: answer.source, newSourcePort: isEcho ? answer.sourcePort : answer.destinationPort,
+            // An echo's type stays what it is.
+            newDestinationPort: isEcho ? tuple.destinationPort : answer.sourcePort, way: way)
+    }
+}
+
+extension FlowTuple {
+    fileprivate init(_ entry: FlowEntry) {
+        self.init(
+            source: entry.source, destination: entry.destination, protocolNumber: entry.transport.rawValue,
+            sourcePort: entry.sourcePort, destinationPort: entry.destinationPort)
+    }
+}
