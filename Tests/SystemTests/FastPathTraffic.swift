@@ -144,6 +144,7 @@ struct FastPathReport: Decodable {
     }
     var process: Int?
     var obstacles: [String]
+    var onlyKnownConnections: [String]
     var workers: [Worker]
 
     var forwarded: Int { workers.reduce(0) { $0 + $1.forwarded.packets } }
