@@ -99,13 +99,6 @@ import Testing
         }
     }
 
-    struct Change: Sendable {
-        var make: String
-        var undo: String
-        /// Whether packets arrive all the same: by the kernel, or another way.
-        var arrives = false
-    }
-
     static let changes = [
         Change(
             make:
@@ -134,7 +127,7 @@ import Testing
         let site = try Site()
         try site.upFast()
         for change in Self.changes {
-            try expectSoon(site, change, to: "172.16.20.10")
+            try site.expectSoon(change, to: "172.16.20.10")
             try site.waitForWorkers()
         }
     }
@@ -146,7 +139,7 @@ import Testing
         // Where there is no route, there is nobody to send to.
         try site.router.sh("ip route add 10.50.0.0/16 via 172.16.30.10")
         let route = Change(make: "ip route replace 10.50.0.0/16 via 172.16.20.10", undo: "true", arrives: true)
-        try expectSoon(site, route, to: "10.50.0.1")
+        try site.expectSoon(route, to: "10.50.0.1")
         var byWorkers = 0
         for _ in 0..<20 where byWorkers != 20 {
             let before = try site.router.forwarded()
@@ -155,30 +148,9 @@ import Testing
         }
         #expect(byWorkers == 20, "requests and answers")
         for way in ["replace 10.50.0.0/16 via 172.16.30.10", "add blackhole 10.50.0.0/24", "del 10.50.0.0/16"] {
-            try expectSoon(site, Change(make: "ip route \(way)", undo: "true"), to: "10.50.0.1")
+            try site.expectSoon(Change(make: "ip route \(way)", undo: "true"), to: "10.50.0.1")
             try site.router.sh("ip route flush 10.50.0.0/24; ip route replace 10.50.0.0/16 via 172.16.20.10")
             _ = try site.ping(site.host(100), "10.50.0.1")
         }
-    }
-
-    /// 50 ms after a change all is as it says. The process that follows the kernel's changes may have to wait for a busy machine:
-    /// one of three tries is enough, as one that does not follow fails each time.
-    private func expectSoon(_ site: Site, _ change: Change, to address: String) throws {
-        var reports: [NumberedPackets.Report] = []
-        for _ in 0..<3 {
-            let stream = try NumberedPackets(from: site.host(100), to: site.host(200), address)
-            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
-            try site.router.sh(change.make)
-            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
-            stream.mark()
-            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 60)
-            let report = try stream.report()
-            try site.router.sh(change.undo)
-            let after = report.phases[1]
-            #expect(after.sent > 10 && report.twice == 0, "\(change.make): \(report)")
-            if change.arrives ? after.lost == 0 : after.lost == after.sent { return }
-            reports.append(report)
-        }
-        Issue.record("\(change.make): \(reports)")
     }
 }
