@@ -36,12 +36,13 @@ import Testing
         try site.upFlows()
         try site.sendSingleFrames(hasFullChecksums: hasFullChecksums)
         let server = try ThroughputServer(site.host(200))
+        let count = isEmulated ? 150 : 500
         for address in ["172.16.20.10", "fd00:20::10"] {
             for direction in ["", "-R"] {
-                let options = "-c \(address) \(direction) -u -l 1000 -n 500K -b \(isEmulated ? 2 : 20)M"
-                try site.workersForward(atLeast: 250) {
-                    // iperf3 needs no datagram to arrive; a busy machine may lose one.
-                    try server.measure(site.host(100), options, atLeast: 490_000)
+                let options = "-c \(address) \(direction) -u -l 1000 -n \(count * 1000) -b \(isEmulated ? 2 : 20)M"
+                try site.workersForward(atLeast: count / 2) {
+                    // A busy machine may lose one.
+                    try server.measure(site.host(100), options, atLeast: count * 980)
                 }
             }
         }
@@ -57,7 +58,8 @@ import Testing
             server.signal(SignalNumber.kill)
             _ = server.wait()
         }
-        for _ in 0..<200 where server.outputSoFar.isEmpty { ThisProcess.sleep(milliseconds: 20) }
+        for _ in 0..<2000 where server.outputSoFar.isEmpty { ThisProcess.sleep(milliseconds: 20) }
+        try #require(server.outputSoFar == "ready\n")
         let count = isEmulated ? 200 : 10_000
         for (address, share) in [("172.16.20.10", count / 2), ("[fd00:20::10]", count / 2)] {
             let client = try site.host(100).run([
@@ -65,7 +67,8 @@ import Testing
             ])
             #expect(client.status == 0, "\(client.errors.prefix(500))")
             let answers = client.output.split(separator: "\n").compactMap { Int($0) }.sorted()
-            #expect(answers == Array(1...share), "\(answers.count) answers")
+            let isComplete = answers == Array(1...share)
+            #expect(isComplete, "\(answers.count) answers")
         }
         let made = try site.router.sh("cat /proc/sys/net/netfilter/nf_conntrack_count")
         #expect(Int(made.dropLast()) ?? 0 > count / 2, "they were connections of their own")
@@ -286,7 +289,7 @@ import Testing
     @Test func timeouts() throws {
         let site = try Site()
         try site.upFlows()
-        let seconds = isEmulated ? 10 : 3
+        let seconds = isEmulated ? 6 : 3
         try site.router.sh(
             """
             for name in tcp_timeout_established udp_timeout udp_timeout_stream; do
@@ -555,12 +558,13 @@ import Testing
                 // Two seconds of a datagram's connection that the kernel sees make it assured.
                 line.contains("udp") ? line.replacing("[ASSURED] ", with: "") : line
             }.filter { $0.contains(#/(sport|id)=20\d\d\d /#) }
-            #expect(known.count >= (isEmulated ? 12 : 40), "\(known)")
+            #expect(known.count >= (isEmulated ? 12 : 40), "\(known.count)")
             results.append(told.split(separator: "\n").map(String.init) + known)
         }
         if results.count == 2 {
             let changes = differences(results[0], results[1])
-            #expect(changes.isEmpty, "\(changes.joined(separator: "\n"))")
+            let text = changes.prefix(20).joined(separator: "\n")
+            #expect(changes.count == 0, "\(text)")
         }
     }
 
