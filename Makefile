@@ -10,7 +10,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 # ---- Debian packages: what the build needs, what a demonstration or a test runs, and what is needed to check and to package.
 BUILD_PACKAGES := libbpf-dev libmnl-dev libnftnl-dev libpcap-dev linux-libc-dev pkg-config
 DEMO_PACKAGES  := iproute2 iputils-ping
-TEST_PACKAGES  := binutils bpftool ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
+TEST_PACKAGES  := binutils bird2 bpftool conntrack curl ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
                   nftables procps python3 tcpdump traceroute \
                   busybox-static cpio kmod qemu-system-x86
 LINT_PACKAGES  := shellcheck

@@ -8,9 +8,10 @@ import Testing
 //
 /// What the workers of the fast path forward arrives as from the kernel, and they forward only what is theirs.
 @Suite struct FastPathTests {
-    @Test func bothFamiliesPassTheWorkers() throws {
+    /// By the kernel's VLAN devices, where it has them, and by ours.
+    @Test(arguments: ["", "--vlan-driver ebpf"]) func bothFamiliesPassTheWorkers(driver: String) throws {
         let site = try Site()
-        try site.upFast()
+        try site.upFast(driver)
         #expect(try site.ping(site.host(100), "172.16.20.10") == 63)
         #expect(try site.ping(site.host(100), "fd00:20::10") == 63)
         let before = try (site.router.forwarded(), site.router.forwardedByKernel())
@@ -100,13 +101,6 @@ import Testing
         }
     }
 
-    struct Change: Sendable {
-        var make: String
-        var undo: String
-        /// Whether packets arrive all the same: by the kernel, or another way.
-        var arrives = false
-    }
-
     static let changes = [
         Change(
             make:
@@ -135,7 +129,7 @@ import Testing
         let site = try Site()
         try site.upFast()
         for change in Self.changes {
-            try expectSoon(site, change, to: "172.16.20.10")
+            try site.expectSoon(change, to: "172.16.20.10")
             try site.waitForWorkers()
         }
     }
@@ -147,7 +141,7 @@ import Testing
         // Where there is no route, there is nobody to send to.
         try site.router.sh("ip route add 10.50.0.0/16 via 172.16.30.10")
         let route = Change(make: "ip route replace 10.50.0.0/16 via 172.16.20.10", undo: "true", arrives: true)
-        try expectSoon(site, route, to: "10.50.0.1")
+        try site.expectSoon(route, to: "10.50.0.1")
         var byWorkers = 0
         for _ in 0..<20 where byWorkers != 20 {
             let before = try site.router.forwarded()
@@ -156,30 +150,87 @@ import Testing
         }
         #expect(byWorkers == 20, "requests and answers")
         for way in ["replace 10.50.0.0/16 via 172.16.30.10", "add blackhole 10.50.0.0/24", "del 10.50.0.0/16"] {
-            try expectSoon(site, Change(make: "ip route \(way)", undo: "true"), to: "10.50.0.1")
+            try site.expectSoon(Change(make: "ip route \(way)", undo: "true"), to: "10.50.0.1")
             try site.router.sh("ip route flush 10.50.0.0/24; ip route replace 10.50.0.0/16 via 172.16.20.10")
             _ = try site.ping(site.host(100), "10.50.0.1")
         }
     }
 
-    /// 50 ms after a change all is as it says. The process that follows the kernel's changes may have to wait for a busy machine:
-    /// one of three tries is enough, as one that does not follow fails each time.
-    private func expectSoon(_ site: Site, _ change: Change, to address: String) throws {
-        var reports: [NumberedPackets.Report] = []
-        for _ in 0..<3 {
-            let stream = try NumberedPackets(from: site.host(100), to: site.host(200), address)
-            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
-            try site.router.sh(change.make)
-            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
-            stream.mark()
-            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 60)
-            let report = try stream.report()
-            try site.router.sh(change.undo)
-            let after = report.phases[1]
-            #expect(after.sent > 10 && report.twice == 0, "\(change.make): \(report)")
-            if change.arrives ? after.lost == 0 : after.lost == after.sent { return }
-            reports.append(report)
+    /// An address moves to another host, which says so to everybody: as a pair of servers does when one of them dies.
+    @Test func anAddressThatMoves() throws {
+        let site = try Site()
+        try site.upFast()
+        let standby = try site.addHost(200, "172.16.20.11")
+        let router = site.router
+        func expectAtStandby(_ arrives: Bool, _ move: () throws -> Void) throws {
+            // The machine may be busy once, not three times.
+            var reports: [NumberedPackets.Report] = []
+            for _ in 0..<3 {
+                try standby.sh("ip address del 172.16.20.50/24 dev enp0s8.200 2>/dev/null || true")
+                try site.host(200).sh("ip address replace 172.16.20.50/24 dev enp0s8.200")
+                try site.host(200).sh("arping -q -U -c 1 -I enp0s8.200 172.16.20.50")
+                _ = try site.ping(site.host(100), "172.16.20.50")
+                let before = try (router.forwarded(), router.forwardedByKernel())
+                let stream = try NumberedPackets(from: site.host(100), to: standby, "172.16.20.50")
+                ThisProcess.sleep(milliseconds: isEmulated ? 300 : 100)
+                try move()
+                ThisProcess.sleep(milliseconds: isEmulated ? 300 : 50)
+                stream.mark()
+                ThisProcess.sleep(milliseconds: isEmulated ? 300 : 100)
+                let report = try stream.report()
+                let after = try (router.forwarded(), router.forwardedByKernel())
+                let (workers, kernel) = (after.0 - before.0, after.1 - before.1)
+                #expect(report.phases[0].lost > 0 && report.phases[1].sent > 10, "\(report)")
+                #expect(report.twice == 0 && workers > 10 * kernel, "\(workers) by workers, \(kernel) by the kernel")
+                if report.phases[1].lost == (arrives ? 0 : report.phases[1].sent) { return }
+                reports.append(report)
+            }
+            Issue.record("\(reports)")
         }
-        Issue.record("\(change.make): \(reports)")
+        let take = "ip address replace 172.16.20.50/24 dev enp0s8.200"
+        try expectAtStandby(true) {
+            try site.host(200).sh("ip address del 172.16.20.50/24 dev enp0s8.200")
+            try standby.sh("\(take); arping -q -U -c 1 -I enp0s8.200 172.16.20.50")
+        }
+        // Nobody who is silent gets anything.
+        try expectAtStandby(false) { try standby.sh(take) }
+    }
+
+    /// BIRD tells the kernel of a route, the kernel tells the workers.
+    @Test func aRoutingDaemon() throws {
+        let site = try Site()
+        try site.upFast()
+        try site.host(200).sh("ip address add 10.60.0.1/32 dev lo")
+        let files = "/run/\(site.router.name).bird"
+        try site.router.sh(
+            """
+            cat >\(files).conf <<-'END'
+                router id 172.16.10.1;
+                protocol device {}
+                protocol kernel { ipv4 { export all; }; }
+                protocol static hosts { disabled; ipv4; route 10.60.0.0/24 via 172.16.20.10; }
+            END
+            """)
+        let daemon = try site.router.start(
+            ["bird", "-f", "-c", "\(files).conf", "-s", "\(files).ctl", "-P", "\(files).pid"])
+        defer {
+            daemon.signal(SignalNumber.kill)
+            _ = daemon.wait()
+            _ = try? site.router.sh("rm -f \(files).*")
+        }
+        for _ in 0..<200 where try site.router.run(["birdc", "-s", "\(files).ctl", "show", "status"]).status != 0 {
+            ThisProcess.sleep(milliseconds: 20)
+        }
+        let (enable, disable) = ("birdc -s \(files).ctl enable hosts", "birdc -s \(files).ctl disable hosts")
+        for _ in 0..<3 {
+            let before = try (site.router.forwarded(), site.router.forwardedByKernel())
+            try site.expectSoon(Change(make: enable, undo: "true", arrives: true), to: "10.60.0.1")
+            let after = try (site.router.forwarded(), site.router.forwardedByKernel())
+            let (workers, kernel) = (after.0 - before.0, after.1 - before.1)
+            #expect(workers > kernel, "\(workers) by workers, \(kernel) by the kernel")
+            #expect(try site.router.sh("ip route show 10.60.0.0/24").contains("proto bird"))
+            try site.expectSoon(Change(make: disable, undo: enable), to: "10.60.0.1")
+            try site.router.sh(disable)
+        }
     }
 }

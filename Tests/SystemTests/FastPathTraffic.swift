@@ -32,13 +32,15 @@ struct NumberedPackets: ~Copyable {
     ///   - address: of `receiver`.
     ///   - interval: from one packet to the next, in microseconds; 0: as many as go.
     ///   - sourcePort: 0: any.
-    init(from sender: TestHost, to receiver: TestHost, _ address: String, interval: Int = 200, sourcePort: Int = 0)
-        throws
-    {
+    ///   - isAnswered: the receiver sends each back, which makes it a connection to those who watch connections.
+    init(
+        from sender: TestHost, to receiver: TestHost, _ address: String, interval: Int = 200, sourcePort: Int = 0,
+        isAnswered: Bool = false
+    ) throws {
         process = try sender.start(
             [
                 "python3", "-c", Self.script, receiver.name, address, "\(interval)", "\(sourcePort)",
-                isEmulated ? "10" : "1",
+                isEmulated ? "10" : "1", isAnswered ? "answered" : "",
             ])
         for _ in 0..<6000 where process.outputSoFar.isEmpty { ThisProcess.sleep(milliseconds: 10) }
     }
@@ -60,6 +62,7 @@ struct NumberedPackets: ~Copyable {
         import ctypes, json, os, signal, socket, struct, sys, time
         receiver, address = sys.argv[1], sys.argv[2]
         interval, source_port, slowness = float(sys.argv[3]) / 1e6, int(sys.argv[4]), float(sys.argv[5])
+        is_answered = sys.argv[6] == "answered"
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         anywhere = "::" if family == socket.AF_INET6 else ""
         sender = socket.socket(family, socket.SOCK_DGRAM)
@@ -84,7 +87,10 @@ struct NumberedPackets: ~Copyable {
             count = 0
             while True:
                 try:
-                    number, = struct.unpack_from("=Q", listener.recv(64))
+                    packet, peer = listener.recvfrom(64)
+                    number, = struct.unpack_from("=Q", packet)
+                    if is_answered:
+                        listener.sendto(packet, peer)
                 except BlockingIOError:
                     return count
                 except OSError:  # an ICMP error
@@ -127,6 +133,41 @@ struct NumberedPackets: ~Copyable {
             phases.append({"sent": last - first, "lost": lost, "gap": longest * 1e3, "slowest": slowest * 1e3})
         print(json.dumps({"phases": phases, "twice": twice}))
         """
+}
+
+/// Something that ends the way of packets, or turns it.
+struct Change: Sendable {
+    var make: String
+    var undo: String
+    /// Done first, and means nothing to the packets.
+    var prepare = "true"
+    /// Whether packets arrive all the same: by the kernel, or another way.
+    var arrives = false
+}
+
+extension Site {
+    /// 50 ms after a change all is as it says. The process that follows the kernel's changes may have to wait for a busy machine:
+    /// one of three tries is enough, as one that does not follow fails each time.
+    func expectSoon(_ change: Change, to address: String, isAnswered: Bool = false) throws {
+        var reports: [NumberedPackets.Report] = []
+        for _ in 0..<3 {
+            let stream = try NumberedPackets(from: host(100), to: host(200), address, isAnswered: isAnswered)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
+            try router.sh(change.prepare)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
+            try router.sh(change.make)
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 50)
+            stream.mark()
+            ThisProcess.sleep(milliseconds: isEmulated ? 200 : 60)
+            let report = try stream.report()
+            try router.sh(change.undo)
+            let after = report.phases[1]
+            #expect(after.sent > 10 && report.twice == 0, "\(change.make): \(report)")
+            if change.arrives ? after.lost == 0 : after.lost == after.sent { return }
+            reports.append(report)
+        }
+        Issue.record("\(change.make): \(reports)")
+    }
 }
 
 /// What `vrouter status --json` says of the fast path.

@@ -22,30 +22,13 @@ final class Site {
         outside = try TestHost(trunk: false)
         fabric = try TestHost(trunk: false)
         try fabric.sh("ip link add switch type bridge; ip link set switch addrgenmode none up")
+        try Self.plug(router, into: fabric, as: "router", mtu: mtu)
         var hosts: [Int: TestHost] = [:]
-        for (host, port) in [(router, "router")] + [100, 200, 300].map({ (nil as TestHost?, "h\($0)") }) {
-            let host = try host ?? TestHost(trunk: false)
-            try fabric.sh(
-                """
-                ip link add \(port) type veth peer name enp0s8 netns \(host.name)
-                ip link set \(port) master switch addrgenmode none mtu \(mtu) up
-                """)
-            try host.sh("ip link set lo up; ip link set enp0s8 addrgenmode none mtu \(mtu) up")
-            if let id = Int(port.dropFirst()) {
-                hosts[id] = host
-                let net = id / 10
-                let joined = try host.vrouter(
-                    "up --parent enp0s8 --vlan \(id)=172.16.\(net).10/24,fd00:\(net)::10/64 --masquerade none")
-                guard joined.status == 0 else { throw CommandFailed(script: "join VLAN \(id)", result: joined) }
-                // A host, no router.
-                try host.sh(
-                    """
-                    nft delete table inet vrouter
-                    sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
-                    ip route add default via 172.16.\(net).1
-                    ip -6 route add default via fd00:\(net)::1
-                    """)
-            }
+        for id in [100, 200, 300] {
+            let host = try TestHost(trunk: false)
+            try Self.plug(host, into: fabric, as: "h\(id)", mtu: mtu)
+            try Self.join(host, id, "172.16.\(id / 10).10", "fd00:\(id / 10)::10")
+            hosts[id] = host
         }
         self.hosts = hosts
         try router.sh(
@@ -59,6 +42,38 @@ final class Site {
             ip link set lo up; ip address add 192.0.2.2/24 dev uplink0; ip link set uplink0 up
             ip route add 172.16.0.0/16 via 192.0.2.1
             """)
+    }
+
+    private static func plug(_ host: TestHost, into fabric: TestHost, as port: String, mtu: Int) throws {
+        try fabric.sh(
+            """
+            ip link add \(port) type veth peer name enp0s8 netns \(host.name)
+            ip link set \(port) master switch addrgenmode none mtu \(mtu) up
+            """)
+        try host.sh("ip link set lo up; ip link set enp0s8 addrgenmode none mtu \(mtu) up")
+    }
+
+    private static func join(_ host: TestHost, _ id: Int, _ addresses: String...) throws {
+        let net = id / 10
+        let wanted = addresses.map { "\($0)/\($0.contains(":") ? 64 : 24)" }.joined(separator: ",")
+        let joined = try host.vrouter("up --parent enp0s8 --vlan \(id)=\(wanted) --masquerade none")
+        guard joined.status == 0 else { throw CommandFailed(script: "join VLAN \(id)", result: joined) }
+        // A host, no router.
+        try host.sh(
+            """
+            nft delete table inet vrouter
+            sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+            ip route add default via 172.16.\(net).1
+            """)
+        if addresses.count > 1 { try host.sh("ip -6 route add default via fd00:\(net)::1") }
+    }
+
+    /// One more host in a VLAN.
+    func addHost(_ id: Int, _ address: String) throws -> TestHost {
+        let host = try TestHost(trunk: false)
+        try Self.plug(host, into: fabric, as: "more\(id)", mtu: 1500)
+        try Self.join(host, id, address)
+        return host
     }
 
     func host(_ id: Int) -> TestHost { hosts[id] ?? router }

@@ -8,7 +8,8 @@ import Testing
 private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
 
 @Suite struct UpAndDownTests {
-    @Test func downLeavesTheHostAsUpFoundIt() throws {
+    /// With the kernel's VLAN devices, where it has them, and with ours.
+    @Test(arguments: ["", "--vlan-driver ebpf"]) func downLeavesTheHostAsUpFoundIt(driver: String) throws {
         let host = try TestHost()
         // A host with a past: forwarding on one interface, foreign rules, an odd parameter, a foreign clsact hook.
         try host.sh(
@@ -25,11 +26,17 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
             """)
         let before = try host.snapshot()
         let up = try host.vrouter(
-            "up --parent enp0s8 --vlan 100=172.16.10.1/24,fd00:10::1/64 --vlan 200=172.16.20.1/24")
+            "up --parent enp0s8 --vlan 100=172.16.10.1/24,fd00:10::1/64 --vlan 200=172.16.20.1/24 \(driver)")
         #expect(up.status == 0, "\(up)")
         try requireChanged(host, since: before)
-        let programs = try host.programsByID().map(\.id)
-        #expect(try programs.isEmpty == host.hasVLANDevices)
+        let usesKernels = try driver.isEmpty && host.hasVLANDevices
+        let links = try host.sh("ip -d link show dev enp0s8.100")
+        #expect(links.contains("vlan protocol 802.1Q") == usesKernels, "\(links)")
+        // On a clsact hook, or on a newer kernel's.
+        let filters = try host.sh("tc filter show dev enp0s8 ingress; tc filter show dev enp0s8.100 egress")
+        let programs =
+            try host.programsByID().map(\.id) + filters.matches(of: #/ id (\d+) /#).compactMap { UInt32($0.1) }
+        #expect(programs.isEmpty == usesKernels, "\(filters)")
         let down = try host.vrouter("down")
         #expect(down.status == 0, "\(down)")
         try requireUnchanged(host, since: before)
