@@ -94,9 +94,9 @@ public enum FastPath {
                 ready()
             }
             let left = line.isBusy ? 2 : (nextLook - .now) / .milliseconds(1) + 1
-            if events.wait(
-                milliseconds: Int32(max(0, left)), others: [mirror.descriptor, line.flowDescriptor])
-            {
+            // Where nothing comes of them, events of connections need wake nobody.
+            let others = owning.flows ? [mirror.descriptor, line.flowDescriptor] : [mirror.descriptor]
+            if events.wait(milliseconds: Int32(max(0, left)), others: others) {
                 nextLook = .now
             }
         }

@@ -24,24 +24,31 @@ struct FlowBook: ~Copyable {
     private var leaving: [(slot: FlowMemory.Slot, since: ContinuousClock.Instant)] = []
     /// Requests to the kernel about the connections that these are the original directions of.
     private var requests: [FlowMemory.Slot] = []
-    private var timeouts = Timeouts()
+    private var timeouts = Timeouts.read()
+    /// How many of `connections` have been looked at for use in this round.
     private var scanned = 0
     private let began = ContinuousClock.now
-    /// Entered and not leaving.
-    private(set) var count = 0
+    /// The original directions' slots of all that are entered and not leaving, in no order.
+    private var connections: [FlowMemory.Slot] = []
+    /// Counts dumps: what the last one did not show has ended.
+    private var epoch: UInt32 = 0
 
     /// What else is to be known of an entry.
     private struct Note {
         /// The entry of the other direction; negative: free.
         var partner: Int32 = -1
-        /// Whether the connection began in this direction.
-        var isOriginal = false
+        /// Where the connection stands in `connections`, if it began in this direction; negative: it began in the other one.
+        var position: Int32 = -1
+        /// The dump in which it was seen, or during which it was entered.
+        var epoch: UInt32 = 0
         var isLeaving = false
         var isFresh = false
         /// The count at the last look, of both directions.
         var packets: UInt32 = 0
         /// In seconds since the beginning: when the kernel is to be told that it is in use.
         var refresh: UInt32 = 0
+
+        var isOriginal: Bool { position >= 0 }
     }
 
     /// How long workers have to send what they hold.
@@ -49,6 +56,8 @@ struct FlowBook: ~Copyable {
     /// Connections looked at in one turn, of a dump; events.
     private static let portion = 4096
     private static let pauseBeforeDump = Duration.milliseconds(500)
+    /// Connections looked at for use in one turn.
+    private static let scan = 1 << 17
 
     init(_ ownership: borrowing Ownership) throws(KernelError) {
         let memory = try FlowMemory(ownership)
@@ -64,6 +73,7 @@ struct FlowBook: ~Copyable {
     }
 
     var table: FlowMemory { memory }
+    var count: Int { connections.count }
     /// Readable where something has happened to a connection.
     var descriptor: Int32 { events.descriptor }
     /// Whether there is something to do that no event tells.
@@ -98,12 +108,15 @@ struct FlowBook: ~Copyable {
         if dump == nil, let next = nextDump, next <= .now {
             dump = try ConnectionDump()
             nextDump = nil
+            epoch &+= 1
         }
         guard dump != nil else { return }
         var seen: [Connection] = []
         let isFinished = try dump!.read(limit: Self.portion) { seen.append($0) }
         for connection in seen { consider(connection, snapshot, families, isEvent: false) }
-        if isFinished { dump = nil }
+        guard isFinished else { return }
+        dump = nil
+        for slot in connections where note(slot).epoch != epoch { leave(slot) }
     }
 
     private mutating func consider(
@@ -121,6 +134,8 @@ struct FlowBook: ~Copyable {
                 leave(known)
                 return lookAgain()
             }
+            let epoch = epoch
+            change(known) { $0.epoch = epoch }
             if isEvent, memory.state(known) == FlowLayout.knownState, !note(known).isFresh {
                 change(known) { $0.isFresh = true }
                 fresh.append(known)
@@ -138,9 +153,10 @@ struct FlowBook: ~Copyable {
         }
         guard let original = memory.insert(entries.original) else { return }
         guard let reply = memory.insert(entries.reply) else { return memory.clear(original) }
-        change(original) { $0 = Note(partner: Int32(reply.number), isOriginal: true) }
+        let note = Note(partner: Int32(reply.number), position: Int32(connections.count), epoch: epoch)
+        change(original) { $0 = note }
         change(reply) { $0 = Note(partner: Int32(original.number)) }
-        count += 1
+        connections.append(original)
         requests.append(original)
     }
 
@@ -177,42 +193,36 @@ struct FlowBook: ~Copyable {
             memory.setState(slot, FlowLayout.knownState)
             change(slot) { $0.isLeaving = true }
             leaving.append((slot, .now))
+            // The last one takes its place.
+            guard note(slot).isOriginal else { continue }
+            let position = note(slot).position
+            if let last = connections.popLast(), last != slot {
+                connections[Int(position)] = last
+                change(last) { $0.position = position }
+            }
         }
-        count -= 1
     }
 
     /// After routes have changed: connections whose way is another now are the kernel's, until they are looked at again.
     mutating func followRoutes(_ snapshot: Snapshot) {
-        forEachConnection { book, slot in
-            guard let entry = book.memory.entry(slot) else { return }
-            let there = snapshot.way(to: entry.newDestination)
-            let back = snapshot.way(to: entry.source)
-            let other = FlowMemory.Slot(slot.family, Int(book.note(slot).partner))
-            if there?.target == entry.way, back?.vlan == entry.vlan, let back, let there,
-                let reply = book.memory.entry(other), reply.way == back.target, reply.vlan == there.vlan
+        for slot in connections {
+            let other = FlowMemory.Slot(slot.family, Int(note(slot).partner))
+            if let entry = memory.entry(slot), let reply = memory.entry(other),
+                let there = snapshot.way(to: entry.newDestination), let back = snapshot.way(to: entry.source),
+                there.target == entry.way, back.vlan == entry.vlan, back.target == reply.way, there.vlan == reply.vlan
             {
-                return
+                continue
             }
-            book.leave(slot)
+            leave(slot)
         }
         // Others may have one now that they had not.
         lookAgain()
     }
 
     mutating func leaveAll() {
-        forEachConnection { book, slot in book.leave(slot) }
+        for slot in connections { leave(slot) }
         fresh = []
         lookAgain()
-    }
-
-    private mutating func forEachConnection(_ body: (inout FlowBook, FlowMemory.Slot) -> Void) {
-        guard count > 0 else { return }
-        for family in [IPFamily.v4, .v6] {
-            for number in 0..<memory.capacity {
-                let slot = FlowMemory.Slot(family, number)
-                if note(slot).isOriginal, !note(slot).isLeaving { body(&self, slot) }
-            }
-        }
     }
 
     // MARK: What workers and filter know
@@ -243,7 +253,7 @@ struct FlowBook: ~Copyable {
         var batch = NetlinkBatch()
         for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {
             guard let entry = memory.entry(slot) else { continue }
-            let timeout = timeouts.seconds(entry.transport)
+            let timeout = timeouts.seconds(entry.transport, isFirst: note(slot).refresh == 0)
             let next = seconds &+ max(1, timeout / 4)
             change(slot) { $0.refresh = next }
             batch.refreshConnection(FlowTuple(entry), timeout: timeout, isLiberal: true)
@@ -262,20 +272,18 @@ struct FlowBook: ~Copyable {
     mutating func keepAlive() {
         guard count > 0 else { return }
         timeouts = Timeouts.read()
-        let part = max(1, memory.capacity / 8)
-        for number in scanned..<min(scanned + part, memory.capacity) {
-            for family in [IPFamily.v4, .v6] {
-                let slot = FlowMemory.Slot(family, number)
-                let note = note(slot)
-                guard note.isOriginal, !note.isLeaving, seconds >= note.refresh else { continue }
-                let other = FlowMemory.Slot(family, Int(note.partner))
-                let packets = UInt32(truncatingIfNeeded: memory.counts(slot).packets &+ memory.counts(other).packets)
-                guard packets != note.packets else { continue }
-                change(slot) { $0.packets = packets }
-                requests.append(slot)
-            }
+        let now = seconds
+        if scanned >= count { scanned = 0 }
+        let end = min(scanned + Self.scan, count)
+        for slot in connections[scanned..<end] where now >= note(slot).refresh {
+            let note = note(slot)
+            let other = FlowMemory.Slot(slot.family, Int(note.partner))
+            let packets = UInt32(truncatingIfNeeded: memory.counts(slot).packets &+ memory.counts(other).packets)
+            guard packets != note.packets else { continue }
+            change(slot) { $0.packets = packets }
+            requests.append(slot)
         }
-        scanned = scanned + part >= memory.capacity ? 0 : scanned + part
+        scanned = end
     }
 
     private var seconds: UInt32 { UInt32(clamping: (.now - began).components.seconds) }
@@ -294,7 +302,8 @@ struct FlowBook: ~Copyable {
 /// How long the kernel waits for another packet, in seconds (Documentation/networking/nf_conntrack-sysctl.rst).
 private struct Timeouts {
     var tcp: UInt32 = 432_000
-    var udp: UInt32 = 120
+    var udp: UInt32 = 30
+    var udpStream: UInt32 = 120
     var icmp: UInt32 = 30
     var icmpv6: UInt32 = 30
 
@@ -306,16 +315,18 @@ private struct Timeouts {
             }
         }
         read("tcp_timeout_established", &timeouts.tcp)
-        read("udp_timeout_stream", &timeouts.udp)
+        read("udp_timeout", &timeouts.udp)
+        read("udp_timeout_stream", &timeouts.udpStream)
         read("icmp_timeout", &timeouts.icmp)
         read("icmpv6_timeout", &timeouts.icmpv6)
         return timeouts
     }
 
-    func seconds(_ transport: IPProtocol) -> UInt32 {
+    /// - Parameter isFirst: whether it has only just been answered: many a datagram is asked and answered, and that was all.
+    func seconds(_ transport: IPProtocol, isFirst: Bool) -> UInt32 {
         switch transport {
         case .tcp: tcp
-        case .udp: udp
+        case .udp: isFirst ? udp : udpStream
         case .icmp: icmp
         default: icmpv6
         }
