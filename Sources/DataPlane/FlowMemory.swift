@@ -1,7 +1,8 @@
 // The table of flows, in memory that the filter reads too (own_flows4 and own_flows6 of ownership.bpf.c), and what the workers count of
 // each entry beside it.
 //
-// An entry's way is: free → known → owned → known → free. It is written while it is free, and cleared only once every worker has begun
+// An entry's way is: free → known → owned → known → free; the filter itself makes an owned
+// one an ended one, when it sees the end of a connection. It is written while it is free, and cleared only once every worker has begun
 // anew since the filter gave the last of its frames: a worker never sees one that changes, but for its state, which is the filter's.
 
 import CLinux
@@ -117,11 +118,21 @@ import Packets
         return UInt64(bigEndian: load(at, slot.family)) & FlowLayout.stateMask
     }
 
-    /// - Parameter state: `knownState` or `ownedState`.
-    public func setState(_ slot: Slot, _ state: UInt64) {
+    /// Changes the state of an entry that is not free. The filter may end it at the same time.
+    ///
+    /// - Parameter from: nil: any.
+    /// - Returns: whether it has that state now.
+    @discardableResult
+    public func setState(_ slot: Slot, _ state: UInt64, from: UInt64? = nil) -> Bool {
         let at = slot.number * FlowLayout.words(slot.family) + FlowLayout.addressWords(slot.family)
-        let word = UInt64(bigEndian: load(at, slot.family))
-        store((word & ~FlowLayout.stateMask | state).bigEndian, at: at, slot.family)
+        while true {
+            let word = load(at, slot.family)
+            let before = UInt64(bigEndian: word) & FlowLayout.stateMask
+            guard before != FlowLayout.freeState, before == from ?? before else { return false }
+            let wanted = UInt64(bigEndian: word) & ~FlowLayout.stateMask | state
+            // SAFETY: `load` has checked the place.
+            if unsafe vr_compare_exchange64(entryMemory(slot.family) + at, word, wanted.bigEndian) { return true }
+        }
     }
 
     public func clear(_ slot: Slot) {

@@ -75,6 +75,8 @@ public enum FlowLayout {
     public static let knownState: UInt64 = 1
     /// It is the workers'.
     public static let ownedState: UInt64 = 2
+    /// A packet that ends connections has passed: the rest is the kernel's.
+    public static let endedState: UInt64 = 3
 
     /// What of an `id` word is compared: not the VLAN and the state.
     @inlinable @inline(__always)

@@ -24,7 +24,8 @@ struct FlowBook: ~Copyable {
     private var leaving: [(slot: FlowMemory.Slot, since: ContinuousClock.Instant)] = []
     /// Requests to the kernel about the connections that these are the original directions of.
     private var requests: [FlowMemory.Slot] = []
-    private var timeouts = Timeouts.read()
+    private var timeouts = Timeouts()
+    private var timeoutsRead: ContinuousClock.Instant?
     /// How many of `connections` have been looked at for use in this round.
     private var scanned = 0
     private let began = ContinuousClock.now
@@ -136,13 +137,18 @@ struct FlowBook: ~Copyable {
             }
             let epoch = epoch
             change(known) { $0.epoch = epoch }
-            if isEvent, memory.state(known) == FlowLayout.knownState, !note(known).isFresh {
-                change(known) { $0.isFresh = true }
-                fresh.append(known)
+            guard isEvent, !note(known).isFresh else { return }
+            // What ended was another connection with the same addresses and ports.
+            let other = FlowMemory.Slot(known.family, Int(note(known).partner))
+            if memory.state(known) == FlowLayout.endedState || memory.state(other) == FlowLayout.endedState {
+                for slot in [known, other] { memory.setState(slot, FlowLayout.knownState) }
+                return requests.append(known)
             }
-            return
+            guard memory.state(known) == FlowLayout.knownState else { return }
+            change(known) { $0.isFresh = true }
+            return fresh.append(known)
         }
-        guard connection.mayBeOwned, families.contains(connection.original.source.family),
+        guard connection.mayBeOwned, !isReset(connection), families.contains(connection.original.source.family),
             let entries = entries(connection, snapshot)
         else { return }
         // An older connection with the same addresses, one way or the other.
@@ -158,6 +164,14 @@ struct FlowBook: ~Copyable {
         change(reply) { $0 = Note(partner: Int32(original.number)) }
         connections.append(original)
         requests.append(original)
+    }
+
+    /// The kernel, which had not seen all of it, lets a connection that has been reset stand as established, but not for long.
+    private func isReset(_ connection: Connection) -> Bool {
+        guard connection.original.protocolNumber == IPProtocol.tcp.rawValue, let timeout = connection.timeout else {
+            return false
+        }
+        return timeout <= timeouts.tcpClose && timeouts.tcpClose < timeouts.tcp
     }
 
     /// Both directions' entries; nil: it is not between two VLANs, or nobody knows where its ends are.
@@ -233,8 +247,10 @@ struct FlowBook: ~Copyable {
     mutating func settle(since start: ContinuousClock.Instant) {
         for slot in fresh where note(slot).isFresh && !note(slot).isLeaving {
             change(slot) { $0.isFresh = false }
-            memory.setState(FlowMemory.Slot(slot.family, Int(note(slot).partner)), FlowLayout.ownedState)
-            memory.setState(slot, FlowLayout.ownedState)
+            // One that has ended in between stays so.
+            for slot in [slot, FlowMemory.Slot(slot.family, Int(note(slot).partner))] {
+                memory.setState(slot, FlowLayout.ownedState, from: FlowLayout.knownState)
+            }
         }
         fresh = []
         let gone = leaving.prefix { start - $0.since >= Self.drain }
@@ -250,6 +266,7 @@ struct FlowBook: ~Copyable {
     /// Tells the kernel of connections that the workers carry: that they are in use, and that it will not see all of their packets.
     private mutating func tell() throws(KernelError) {
         guard !requests.isEmpty else { return }
+        readTimeouts()
         var batch = NetlinkBatch()
         for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {
             guard let entry = memory.entry(slot) else { continue }
@@ -270,8 +287,7 @@ struct FlowBook: ~Copyable {
     /// Looks for connections that the workers had packets of, a part of the table at a time: the kernel is not to give up what it sees
     /// nothing of.
     mutating func keepAlive() {
-        guard count > 0 else { return }
-        timeouts = Timeouts.read()
+        readTimeouts()
         let now = seconds
         if scanned >= count { scanned = 0 }
         let end = min(scanned + Self.scan, count)
@@ -279,11 +295,22 @@ struct FlowBook: ~Copyable {
             let note = note(slot)
             let other = FlowMemory.Slot(slot.family, Int(note.partner))
             let packets = UInt32(truncatingIfNeeded: memory.counts(slot).packets &+ memory.counts(other).packets)
-            guard packets != note.packets else { continue }
+            guard packets != note.packets, memory.state(slot) == FlowLayout.ownedState else { continue }
             change(slot) { $0.packets = packets }
             requests.append(slot)
         }
         scanned = end
+    }
+
+    /// At most once a second.
+    private mutating func readTimeouts() {
+        guard timeoutsRead.map({ .now - $0 >= .seconds(1) }) ?? true else { return }
+        timeoutsRead = .now
+        let now = Timeouts.read()
+        guard now != timeouts else { return }
+        timeouts = now
+        // What was to be refreshed in an hour may have to be at once.
+        for slot in connections { change(slot) { $0.refresh = 1 } }
     }
 
     private var seconds: UInt32 { UInt32(clamping: (.now - began).components.seconds) }
@@ -300,8 +327,10 @@ struct FlowBook: ~Copyable {
 }
 
 /// How long the kernel waits for another packet, in seconds (Documentation/networking/nf_conntrack-sysctl.rst).
-private struct Timeouts {
+private struct Timeouts: Equatable {
     var tcp: UInt32 = 432_000
+    /// Of a connection that has been reset.
+    var tcpClose: UInt32 = 10
     var udp: UInt32 = 30
     var udpStream: UInt32 = 120
     var icmp: UInt32 = 30
@@ -315,6 +344,7 @@ private struct Timeouts {
             }
         }
         read("tcp_timeout_established", &timeouts.tcp)
+        read("tcp_timeout_close", &timeouts.tcpClose)
         read("udp_timeout", &timeouts.udp)
         read("udp_timeout_stream", &timeouts.udpStream)
         read("icmp_timeout", &timeouts.icmp)

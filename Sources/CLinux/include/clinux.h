@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +112,10 @@ static inline uint32_t vr_load_acquire32(const volatile uint32_t *word) { return
 static inline void vr_store_release32(volatile uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 static inline uint64_t vr_load_relaxed64(const volatile uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 static inline void vr_store_relaxed64(volatile uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
+// Whether it was `from`, and is `to` now.
+static inline bool vr_compare_exchange64(volatile uint64_t *word, uint64_t from, uint64_t to) {
+    return __atomic_compare_exchange_n(word, &from, to, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
 
 // 0 where there is no such file. `stat` is a structure and a function, which Swift keeps apart badly.
 static inline uint64_t vr_inode(const char *path) {

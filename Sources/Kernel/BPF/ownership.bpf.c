@@ -65,10 +65,12 @@ struct flow_id {
     __be16 destination_port; // of an ICMP echo: type and code
     __be16 vlan; // that it comes from
     __u8 protocol;
-    __u8 state; // 0: free; FLOW_OWNED or less
+    __u8 state; // 0: free
 };
-#define FLOW_STATE 3
+#define FLOW_KNOWN 1
 #define FLOW_OWNED 2
+// A packet that ends connections has passed, and the rest of this one is the kernel's.
+#define FLOW_ENDED 3
 
 struct flow4 {
     __be32 source, destination;
@@ -314,13 +316,19 @@ static __always_inline int fits(struct __sk_buff *skb, struct destination *to, _
     return to && to->vlan && to->vlan != from && (skb->gso_size || packet_length <= to->mtu);
 }
 
-// What of a transport header tells one flow from another; returns whether such a packet can be a flow's at all.
-static __always_inline int read_id(struct __sk_buff *skb, __u32 at, __u8 protocol, __u32 length, struct flow_id *id) {
+enum part {
+    NO_PART, // of no flow, whatever its addresses are
+    PART,
+    END, // the kernel's, as is all that comes after it
+};
+
+// What of a transport header tells one flow from another.
+static __always_inline enum part read_id(struct __sk_buff *skb, __u32 at, __u8 protocol, __u32 length, struct flow_id *id) {
     struct {
         __be16 word[7];
     } head = {};
     if (bpf_skb_load_bytes(skb, at, &head, protocol == IPPROTO_TCP ? 14 : 8))
-        return 0;
+        return NO_PART;
     id->protocol = protocol;
     id->source_port = head.word[0];
     id->destination_port = head.word[1];
@@ -328,19 +336,21 @@ static __always_inline int read_id(struct __sk_buff *skb, __u32 at, __u8 protoco
     case IPPROTO_TCP: {
         __u32 flags = bpf_ntohs(head.word[6]);
         __u32 header = (flags >> 12) * 4;
-        return (flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK && header >= 20 && header <= length;
+        if (flags & (TCP_FIN | TCP_SYN | TCP_RST))
+            return END;
+        return flags & TCP_ACK && header >= 20 && header <= length ? PART : NO_PART;
     }
     case IPPROTO_UDP: {
         __u32 said = bpf_ntohs(head.word[2]);
-        return said >= 8 && said <= length;
+        return said >= 8 && said <= length ? PART : NO_PART;
     }
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
         id->source_port = head.word[2];
         id->destination_port = head.word[0];
-        return 1;
+        return PART;
     }
-    return 0;
+    return NO_PART;
 }
 
 // As Forwarding/Flows.swift has it.
@@ -359,18 +369,15 @@ static __always_inline int is_same(struct flow_id *one, struct flow_id *other) {
 }
 
 static __always_inline struct destination *way(struct flow_id *flow, __be32 number, __u32 vlan) {
-    if ((flow->state & FLOW_STATE) != FLOW_OWNED || bpf_ntohs(flow->vlan) != vlan)
+    if (flow->state != FLOW_OWNED || bpf_ntohs(flow->vlan) != vlan)
         return 0;
     __u32 index = bpf_ntohl(number);
     return bpf_map_lookup_elem(&own_ways, &index);
 }
 
-static __always_inline struct destination *flow4(struct __sk_buff *skb, struct iphdr *ip, __u32 vlan) {
-    struct flow_id id = {};
-    if (!read_id(skb, ETH_HLEN + sizeof(*ip), ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &id))
-        return 0;
-    __u64 hash = mix(settings.seed, (__u64)bpf_ntohl(ip->saddr) << 32 | bpf_ntohl(ip->daddr));
-    hash = mix(mix(hash, id_word(&id)), 0);
+static __always_inline struct flow4 *find4(__be32 source, __be32 destination, struct flow_id *id) {
+    __u64 hash = mix(settings.seed, (__u64)bpf_ntohl(source) << 32 | bpf_ntohl(destination));
+    hash = mix(mix(hash, id_word(id)), 0);
     for (int turn = 0; turn < 2; turn++) {
         __u32 index = (turn ? hash >> 32 : hash) & settings.mask4;
         struct bucket4 *bucket = bpf_map_lookup_elem(&own_flows4, &index);
@@ -378,23 +385,18 @@ static __always_inline struct destination *flow4(struct __sk_buff *skb, struct i
             return 0;
         for (int slot = 0; slot < BUCKET; slot++) {
             struct flow4 *flow = &bucket->flows[slot];
-            if (flow->source == ip->saddr && flow->destination == ip->daddr && is_same(&flow->id, &id))
-                return way(&flow->id, flow->way, vlan);
+            if (flow->source == source && flow->destination == destination && is_same(&flow->id, id))
+                return flow;
         }
     }
     return 0;
 }
 
-static __always_inline struct destination *flow6(struct __sk_buff *skb, struct ipv6hdr *ip, __u32 vlan) {
-    struct flow_id id = {};
-    if (!read_id(skb, ETH_HLEN + sizeof(*ip), ip->nexthdr, bpf_ntohs(ip->payload_len), &id))
-        return 0;
-    __be64 address[4];
-    __builtin_memcpy(address, &ip->saddr, sizeof(address));
+static __always_inline struct flow6 *find6(__be64 *address, struct flow_id *id) {
     __u64 hash = settings.seed;
     for (int word = 0; word < 4; word++)
         hash = mix(hash, bpf_be64_to_cpu(address[word]));
-    hash = mix(mix(hash, id_word(&id)), 0);
+    hash = mix(mix(hash, id_word(id)), 0);
     for (int turn = 0; turn < 2; turn++) {
         __u32 index = (turn ? hash >> 32 : hash) & settings.mask6;
         struct bucket6 *bucket = bpf_map_lookup_elem(&own_flows6, &index);
@@ -403,10 +405,67 @@ static __always_inline struct destination *flow6(struct __sk_buff *skb, struct i
         for (int slot = 0; slot < BUCKET; slot++) {
             struct flow6 *flow = &bucket->flows[slot];
             if (flow->source[0] == address[0] && flow->source[1] == address[1] && flow->destination[0] == address[2] &&
-                flow->destination[1] == address[3] && is_same(&flow->id, &id))
-                return way(&flow->id, flow->way, vlan);
+                flow->destination[1] == address[3] && is_same(&flow->id, id))
+                return flow;
         }
     }
+    return 0;
+}
+
+static __always_inline void end(struct flow_id *id) {
+    if (id->state == FLOW_KNOWN || id->state == FLOW_OWNED)
+        id->state = FLOW_ENDED;
+}
+
+// What its answers look like; of TCP, which alone has an end that can be seen.
+static __noinline int end_answers4(struct flow4 *flow) {
+    if (!flow)
+        return 0;
+    struct flow_id id = {.source_port = flow->new_destination_port, .destination_port = flow->new_source_port,
+                         .protocol = IPPROTO_TCP};
+    struct flow4 *other = find4(flow->new_destination, flow->new_source, &id);
+    if (other)
+        end(&other->id);
+    return 0;
+}
+
+static __noinline int end_answers6(struct flow6 *flow) {
+    if (!flow)
+        return 0;
+    struct flow_id id = {.source_port = flow->new_destination_port, .destination_port = flow->new_source_port,
+                         .protocol = IPPROTO_TCP};
+    __be64 address[4] = {flow->new_destination[0], flow->new_destination[1], flow->new_source[0], flow->new_source[1]};
+    struct flow6 *other = find6(address, &id);
+    if (other)
+        end(&other->id);
+    return 0;
+}
+
+static __always_inline struct destination *flow4(struct __sk_buff *skb, struct iphdr *ip, __u32 vlan) {
+    struct flow_id id = {};
+    enum part part = read_id(skb, ETH_HLEN + sizeof(*ip), ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &id);
+    struct flow4 *flow = part == NO_PART ? 0 : find4(ip->saddr, ip->daddr, &id);
+    if (!flow)
+        return 0;
+    if (part == PART)
+        return way(&flow->id, flow->way, vlan);
+    end(&flow->id);
+    end_answers4(flow);
+    return 0;
+}
+
+static __always_inline struct destination *flow6(struct __sk_buff *skb, struct ipv6hdr *ip, __u32 vlan) {
+    struct flow_id id = {};
+    enum part part = read_id(skb, ETH_HLEN + sizeof(*ip), ip->nexthdr, bpf_ntohs(ip->payload_len), &id);
+    __be64 address[4];
+    __builtin_memcpy(address, &ip->saddr, sizeof(address));
+    struct flow6 *flow = part == NO_PART ? 0 : find6(address, &id);
+    if (!flow)
+        return 0;
+    if (part == PART)
+        return way(&flow->id, flow->way, vlan);
+    end(&flow->id);
+    end_answers6(flow);
     return 0;
 }
 
