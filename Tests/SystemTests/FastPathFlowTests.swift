@@ -399,7 +399,7 @@ import Testing
     @Test func portsAreUsedAgain() throws {
         let site = try Site()
         try site.upFlows()
-        try site.workersForward(atLeast: 200) {
+        try site.workersForward(atLeast: 100) {
             try site.converse(
                 """
                 for address in "172.16.20.10", "fd00:20::10":
@@ -554,7 +554,7 @@ import Testing
             let told = try site.converse(
                 Self.randomConversation, arguments: ["\(seed)", isEmulated ? "12" : "40"])
             if hasWorkers { #expect(try site.router.forwarded() - before > 200) }
-            let known = try site.connections().map { line in
+            let known = try site.connections(closed: 600).map { line in
                 // Two seconds of a datagram's connection that the kernel sees make it assured.
                 line.contains("udp") ? line.replacing("[ASSURED] ", with: "") : line
             }.filter { $0.contains(#/(sport|id)=20\d\d\d /#) }

@@ -75,11 +75,16 @@ extension Site {
     }
 
     /// The connections that the router knows, one a line, without what changes by itself: timeouts.
-    func connections(_ options: String = "") throws -> [String] {
+    ///
+    /// - Parameter closed: the timeout of one that has been reset. Where the kernel has not seen all of it, it lists it as established,
+    ///   with this timeout.
+    func connections(_ options: String = "", closed: Int = 0) throws -> [String] {
         try ["ipv4", "ipv6"].flatMap { family in
             try router.sh("conntrack -L -f \(family) \(options) 2>/dev/null").split(separator: "\n").map { line in
                 // "tcp      6 431999 ESTABLISHED src=…"
-                String(line).replacing(#/^(\w+ +\d+) \d+/#) { "\($0.1)" }.replacing(#/ use=\d+/#, with: "")
+                String(line).replacing(#/^(tcp +\d+ )(\d+) ESTABLISHED/#) {
+                    "\($0.1)\($0.2) \((Int($0.2) ?? .max) <= closed ? "CLOSE" : "ESTABLISHED")"
+                }.replacing(#/^(\w+ +\d+) \d+/#) { "\($0.1)" }.replacing(#/ use=\d+/#, with: "")
             }
         }.sorted()
     }
