@@ -288,16 +288,16 @@ extension NetlinkBatch {
     /// Fails with ENOENT where the connection has ended, with ETIME where it is just ending, and with EPERM where its time-out is
     /// fixed. It is an event, also for whoever asked for it.
     ///
-    /// - Parameter timeout: in seconds.
+    /// - Parameter timeout: in seconds; nil: as it is.
     public mutating func refreshConnection(
-        _ original: FlowTuple, zone: UInt16 = 0, timeout: UInt32, isLiberal: Bool = false
+        _ original: FlowTuple, zone: UInt16 = 0, timeout: UInt32?, isLiberal: Bool = false
     ) {
         add(
             "refresh \(original)", type: Int(connectionType(IPCTNL_MSG_CT_NEW)), flags: NLM_F_ACK,
             header: nfgenmsg(original.source.family)
         ) {
             $0.put(original, zone: zone)
-            $0.put(Int(CTA_TIMEOUT.rawValue), timeout.bigEndian)
+            if let timeout { $0.put(Int(CTA_TIMEOUT.rawValue), timeout.bigEndian) }
             guard isLiberal, original.protocolNumber == IPProtocol.tcp.rawValue else { return }
             $0.nest(Int(CTA_PROTOINFO.rawValue)) {
                 $0.nest(Int(CTA_PROTOINFO_TCP.rawValue)) {

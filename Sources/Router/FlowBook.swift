@@ -138,12 +138,8 @@ struct FlowBook: ~Copyable {
             let epoch = epoch
             change(known) { $0.epoch = epoch }
             guard isEvent, !note(known).isFresh else { return }
-            // What ended was another connection with the same addresses and ports.
-            let other = FlowMemory.Slot(known.family, Int(note(known).partner))
-            if memory.state(known) == FlowLayout.endedState || memory.state(other) == FlowLayout.endedState {
-                for slot in [known, other] { memory.setState(slot, FlowLayout.knownState) }
-                return requests.append(known)
-            }
+            // Another one with the same addresses and ports will be told of, too.
+            if hasEnded(known) { return leave(known) }
             guard memory.state(known) == FlowLayout.knownState else { return }
             change(known) { $0.isFresh = true }
             return fresh.append(known)
@@ -263,22 +259,45 @@ struct FlowBook: ~Copyable {
 
     // MARK: What the kernel is told
 
-    /// Tells the kernel of connections that the workers carry: that they are in use, and that it will not see all of their packets.
+    /// Tells the kernel of connections that the workers carry: of new ones that it will not see all of their packets, of others that they
+    /// are in use.
     private mutating func tell() throws(KernelError) {
         guard !requests.isEmpty else { return }
         readTimeouts()
         var batch = NetlinkBatch()
+        var used: [FlowMemory.Slot] = []
         for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {
             guard let entry = memory.entry(slot) else { continue }
-            let timeout = timeouts.seconds(entry.transport, isFirst: note(slot).refresh == 0)
-            let next = seconds &+ max(1, timeout / 4)
+            // What it was used last, the kernel knows of a new one. It may have been closed since it was told.
+            let isNew = note(slot).refresh == 0
+            let timeout = timeouts.seconds(entry.transport)
+            let next = seconds &+ (isNew ? 1 : max(1, timeout / 4))
             change(slot) { $0.refresh = next }
-            batch.refreshConnection(FlowTuple(entry), timeout: timeout, isLiberal: true)
+            batch.refreshConnection(FlowTuple(entry), timeout: isNew ? nil : timeout, isLiberal: isNew)
+            if !isNew, entry.transport == .tcp { used.append(slot) }
         }
         requests = []
-        // One may have ended; somebody else may have fixed its time-out. Without an event, it never becomes the workers'.
+        try send(batch)
+
+        // One that has been closed in the same moment is not to stand there for days.
+        batch = NetlinkBatch()
+        for slot in used where hasEnded(slot) {
+            guard let entry = memory.entry(slot) else { continue }
+            batch.refreshConnection(FlowTuple(entry), timeout: timeouts.tcpClosing)
+        }
+        try send(batch)
+    }
+
+    /// One may have ended; somebody else may have fixed its time-out. Without an event, it never becomes the workers'.
+    private func send(_ batch: borrowing NetlinkBatch) throws(KernelError) {
         try changes.execute(
             batch, ignoring: [.noSuchFileOrDirectory, .notPermitted, .invalidArgument, Self.timerExpired])
+    }
+
+    /// Whether the filter has seen a packet that ends connections, in either direction.
+    private func hasEnded(_ slot: FlowMemory.Slot) -> Bool {
+        let other = FlowMemory.Slot(slot.family, Int(note(slot).partner))
+        return memory.state(slot) == FlowLayout.endedState || memory.state(other) == FlowLayout.endedState
     }
 
     /// The connection is just ending.
@@ -295,7 +314,7 @@ struct FlowBook: ~Copyable {
             let note = note(slot)
             let other = FlowMemory.Slot(slot.family, Int(note.partner))
             let packets = UInt32(truncatingIfNeeded: memory.counts(slot).packets &+ memory.counts(other).packets)
-            guard packets != note.packets, memory.state(slot) == FlowLayout.ownedState else { continue }
+            guard packets != note.packets, !hasEnded(slot) else { continue }
             change(slot) { $0.packets = packets }
             requests.append(slot)
         }
@@ -331,8 +350,9 @@ private struct Timeouts: Equatable {
     var tcp: UInt32 = 432_000
     /// Of a connection that has been reset.
     var tcpClose: UInt32 = 10
-    var udp: UInt32 = 30
-    var udpStream: UInt32 = 120
+    /// Of one that is being closed.
+    var tcpClosing: UInt32 = 120
+    var udp: UInt32 = 120
     var icmp: UInt32 = 30
     var icmpv6: UInt32 = 30
 
@@ -345,18 +365,17 @@ private struct Timeouts: Equatable {
         }
         read("tcp_timeout_established", &timeouts.tcp)
         read("tcp_timeout_close", &timeouts.tcpClose)
-        read("udp_timeout", &timeouts.udp)
-        read("udp_timeout_stream", &timeouts.udpStream)
+        read("tcp_timeout_fin_wait", &timeouts.tcpClosing)
+        read("udp_timeout_stream", &timeouts.udp)
         read("icmp_timeout", &timeouts.icmp)
         read("icmpv6_timeout", &timeouts.icmpv6)
         return timeouts
     }
 
-    /// - Parameter isFirst: whether it has only just been answered: many a datagram is asked and answered, and that was all.
-    func seconds(_ transport: IPProtocol, isFirst: Bool) -> UInt32 {
+    func seconds(_ transport: IPProtocol) -> UInt32 {
         switch transport {
         case .tcp: tcp
-        case .udp: isFirst ? udp : udpStream
+        case .udp: udp
         case .icmp: icmp
         default: icmpv6
         }
