@@ -76,15 +76,18 @@ extension Site {
 
     /// The connections that the router knows, one a line, without what changes by itself: timeouts.
     ///
-    /// - Parameter closed: the timeout of one that has been reset. Where the kernel has not seen all of it, it lists it as established,
-    ///   with this timeout.
+    /// - Parameter closed: the timeout of one that has been reset. All that are closed are alike then: where the kernel has not seen all
+    ///   of a connection, it lists it as established when it has been reset, with this timeout; and an acknowledgement that a worker
+    ///   held while both ends closed is answered with a reset.
     func connections(_ options: String = "", closed: Int = 0) throws -> [String] {
         try ["ipv4", "ipv6"].flatMap { family in
             try router.sh("conntrack -L -f \(family) \(options) 2>/dev/null").split(separator: "\n").map { line in
                 // "tcp      6 431999 ESTABLISHED src=…"
                 String(line).replacing(#/^(tcp +\d+ )(\d+) ESTABLISHED/#) {
                     "\($0.1)\($0.2) \((Int($0.2) ?? .max) <= closed ? "CLOSE" : "ESTABLISHED")"
-                }.replacing(#/^(\w+ +\d+) \d+/#) { "\($0.1)" }.replacing(#/ use=\d+/#, with: "")
+                }.replacing(#/ TIME_WAIT /#) { closed > 0 ? " CLOSE " : "\($0.0)" }.replacing(#/^(\w+ +\d+) \d+/#) {
+                    "\($0.1)"
+                }.replacing(#/ use=\d+/#, with: "")
             }
         }.sorted()
     }
