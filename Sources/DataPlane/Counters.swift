@@ -22,6 +22,7 @@ public struct CounterFile: ~Copyable, Sendable {
         static let workers = 1
         static let isForwarding = 2
         static let process = 3
+        static let connections = 4
         static let header = 512
 
         static let forwardedPackets = 0
@@ -92,6 +93,9 @@ public struct CounterFile: ~Copyable, Sendable {
     /// Whether the workers forward; said once they do.
     public var isForwarding: Bool { load(Layout.isForwarding) != 0 }
     public func setForwarding() { store(1, at: Layout.isForwarding) }
+    /// Connections whose packets the workers may get.
+    public var connections: Int { Int(truncatingIfNeeded: load(Layout.connections)) }
+    public func setConnections(_ count: Int) { store(UInt64(count), at: Layout.connections) }
     public var process: Int32 { Int32(truncatingIfNeeded: load(Layout.process)) }
 
     private func load(_ word: Int) -> UInt64 { unsafe vr_load_relaxed64(memory.words + word) }

@@ -173,6 +173,7 @@ public enum FastPath {
                 }
             try ownership.grant(contents)
             if isKnown { flows.settle(since: start) }
+            counters.setConnections(flows.owned)
         }
 
         private mutating func begin(

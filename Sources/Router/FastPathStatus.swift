@@ -11,6 +11,8 @@ public struct FastPathStatus: Sendable, Encodable {
     public var obstacles: [String]
     /// Why nothing but connections that the kernel knows is the workers'; empty: the destination decides where it can.
     public var onlyKnownConnections: [String]
+    /// How many connections that the kernel tracks are the workers'.
+    public var connections: Int
     public var workers: [Worker]
 
     public struct Worker: Sendable, Encodable {
@@ -39,13 +41,14 @@ public struct FastPathStatus: Sendable, Encodable {
             let obstacles = try Obstacles.find(state, NetlinkSocket())
             var status = FastPathStatus(
                 process: try FastPath.companion?.process(), obstacles: obstacles.ofFlows,
-                onlyKnownConnections: obstacles.ofStateless, workers: [])
+                onlyKnownConnections: obstacles.ofStateless, connections: 0, workers: [])
             guard let file = try? StateFile(), let counters = try CounterFile(reading: file.countersPath) else {
                 return (status, nil)
             }
             var reading = Reading(workers: [], vlans: [:])
             for worker in 0..<counters.workers { reading.workers.append(counters.totals(worker: worker)) }
             for vlan in state.configuration.vlans { reading.vlans[vlan.id] = counters.statistics(vlan.id) }
+            status.connections = counters.connections
             status.workers = reading.workers.enumerated().map(Worker.init)
             return (status, reading)
         }

@@ -44,6 +44,7 @@ struct FlowBook: ~Copyable {
         var epoch: UInt32 = 0
         var isLeaving = false
         var isFresh = false
+        var isOwned = false
         /// The count at the last look, of both directions.
         var packets: UInt32 = 0
         /// In seconds since the beginning: when the kernel is to be told that it is in use.
@@ -74,7 +75,10 @@ struct FlowBook: ~Copyable {
     }
 
     var table: FlowMemory { memory }
+    /// Entered and not leaving.
     var count: Int { connections.count }
+    /// Of those, the workers'.
+    private(set) var owned = 0
     /// Readable where something has happened to a connection.
     var descriptor: Int32 { events.descriptor }
     /// Whether there is something to do that no event tells.
@@ -205,6 +209,7 @@ struct FlowBook: ~Copyable {
             leaving.append((slot, .now))
             // The last one takes its place.
             guard note(slot).isOriginal else { continue }
+            if note(slot).isOwned { owned -= 1 }
             let position = note(slot).position
             if let last = connections.popLast(), last != slot {
                 connections[Int(position)] = last
@@ -244,6 +249,8 @@ struct FlowBook: ~Copyable {
         for slot in fresh where note(slot).isFresh && !note(slot).isLeaving {
             change(slot) { $0.isFresh = false }
             // One that has ended in between stays so.
+            owned += 1
+            change(slot) { $0.isOwned = true }
             for slot in [slot, FlowMemory.Slot(slot.family, Int(note(slot).partner))] {
                 memory.setState(slot, FlowLayout.ownedState, from: FlowLayout.knownState)
             }

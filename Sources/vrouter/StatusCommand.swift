@@ -61,6 +61,7 @@ struct StatusCommand: ParsableCommand {
         for obstacle in fastPath.obstacles { print("  the kernel forwards everything: \(obstacle)") }
         if fastPath.obstacles.isEmpty {
             for reason in fastPath.onlyKnownConnections { print("  only established connections: \(reason)") }
+            print("  established connections that it carries: \(fastPath.connections)")
         }
         print("")
         var table = Table(["worker", "what became of frames", "packets", "bytes"])
