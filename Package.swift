@@ -94,7 +94,10 @@ let package = Package(
         .testTarget(
             name: "KernelTests", dependencies: ["Kernel", "Firewall", "Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
-            name: "RouterTests", dependencies: ["Router", "Kernel", "Firewall", "Packets"], swiftSettings: strict),
+            name: "RouterTests",
+            dependencies: [
+                "Router", "Kernel", "Firewall", "Packets", .product(name: "SystemPackage", package: "swift-system"),
+            ], swiftSettings: strict),
         .testTarget(
             name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),
         .testTarget(

@@ -61,6 +61,9 @@ extension Ruleset {
             "-A \(ownChain) \(invalid) \(comment(Reason.invalid)) -j DROP",
         ]
         rules += policy.denied.map { "-A \(ownChain) -i \($0.from) -o \($0.to) \(comment(Reason.denied)) -j DROP" }
+        rules += policy.opposite.map {
+            "-A \(ownChain) -i \($0.from) -o \($0.to) -p tcp -m tcp --tcp-flags SYN NONE \(comment(Reason.noBeginning)) -j DROP"
+        }
         rules += interfaces.map { "-A \(ownChain) -i \($0) \(comment(Reason.fromVLAN)) -j ACCEPT" }
         rules += [
             "-A \(ownChain) -m conntrack --ctstate DNAT \(comment(Reason.forwardedPort)) -j ACCEPT",
@@ -69,13 +72,13 @@ extension Ruleset {
         return rules
     }
 
-    /// The pairs of different VLANs that may talk, or none where they are too many to be read.
+    /// The pairs of different VLANs that may talk without exception, or none where they are too many to be read.
     private var spelledOut: [Policy.Pair] {
         guard interfaces.count <= maxSpelledOut else { return [] }
-        let denied = Set(policy.denied)
+        let exceptions = Set(policy.denied + policy.opposite)
         return interfaces.flatMap { from in
             interfaces.filter { $0 != from }.map { Policy.Pair(from: from, to: $0) }
-        }.filter { !denied.contains($0) }
+        }.filter { !exceptions.contains($0) }
     }
 }
 

@@ -73,6 +73,8 @@ extension Ruleset.Match {
         case .state(let states):
             match(["ct": ["key": "state"]], "in", .array(states.map { .string($0.rawValue) }))
         case .destinationTranslated: match(["ct": ["key": "status"]], "in", "dnat")
+        case .tcpWithoutSYN:
+            match(["&": [["payload": ["protocol": "tcp", "field": "flags"]], "syn"]], "==", .number(0))
         }
     }
 }

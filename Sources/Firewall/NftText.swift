@@ -56,6 +56,7 @@ extension Ruleset.Match {
             "fib daddr oifname { \(interfaces.map(quoted).joined(separator: ", ")) }"
         case .state(let states): "ct state \(states.map(\.rawValue).joined(separator: ","))"
         case .destinationTranslated: "ct status dnat"
+        case .tcpWithoutSYN: "tcp flags & syn == 0x0"
         }
     }
 }

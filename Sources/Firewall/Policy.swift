@@ -10,6 +10,11 @@ public struct Policy: Hashable, Sendable {
     public let masquerade: Masquerade
     /// Whose new connections are dropped. In ascending order of names, without repetition.
     public let denied: [Pair]
+    /// Pairs whose other direction is denied, and not they themselves. Ascending.
+    ///
+    /// Connection tracking takes any TCP segment that it knows nothing of for the beginning of a connection. One whose connection
+    /// has been forgotten because it is denied now would otherwise begin again with the next segment of whoever answers.
+    public let opposite: [Pair]
     /// Gateways between which packets pass without connection tracking, ascending: what forwards a part of them beside the kernel
     /// would leave it with half of each connection. None where packets are translated between VLANs, and of the others those that
     /// no denied pair names, for which it takes a connection to tell an answer from a beginning.
@@ -30,7 +35,10 @@ public struct Policy: Hashable, Sendable {
         }
         self.gateways = gateways.sorted { ($0.vlan, $0.interface) < ($1.vlan, $1.interface) }
         self.masquerade = masquerade
-        self.denied = Set(denied).sorted { ($0.from, $0.to) < ($1.from, $1.to) }
+        let doomed = Set(denied)
+        self.denied = doomed.sorted { ($0.from, $0.to) < ($1.from, $1.to) }
+        opposite = Set(denied.map { Pair(from: $0.to, to: $0.from) }).subtracting(doomed)
+            .sorted { ($0.from, $0.to) < ($1.from, $1.to) }
         let tracked = Set(denied.flatMap { [$0.from, $0.to] })
         let others = self.gateways.map(\.interface).filter { !tracked.contains($0) }
         untracked = isUntracked && !masquerade.isBetweenVLANs && others.count > 1 ? others : []
@@ -41,6 +49,7 @@ public struct Policy: Hashable, Sendable {
         self.gateways = []
         self.masquerade = masquerade
         self.denied = []
+        opposite = []
         untracked = []
     }
 

@@ -74,6 +74,8 @@ public struct Ruleset: Hashable, Sendable {
         case state([ConnectionState])
         /// The packet's destination was translated: a forwarded port.
         case destinationTranslated
+        /// A TCP segment that begins no connection.
+        case tcpWithoutSYN
     }
 
     public enum ConnectionState: String, Hashable, Sendable, CaseIterable {
@@ -105,13 +107,19 @@ extension Ruleset {
         let pairs = "pairs"
         let decide = "decide"
         let denied = "denied"
+        let opposite = "opposite"
         self.policy = policy
         sets =
             [InterfaceSet(name: vlans, elements: policy.gateways.map(\.interface))]
             + (policy.untracked.isEmpty ? [] : [InterfaceSet(name: Self.untracked, elements: policy.untracked)])
         // Exceptions only, since to accept is what the rule after the map does: N² pairs are never held. They go to a
         // chain rather than being dropped at once, so that there is a counter for what was denied.
-        maps = [VerdictMap(name: pairs, elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) })]
+        maps = [
+            VerdictMap(
+                name: pairs,
+                elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) }
+                    + policy.opposite.map { .init(pair: $0, verdict: .goto(opposite)) })
+        ]
 
         // What only passes by gets neither a verdict here nor a look at its connection.
         let forward = [
@@ -133,7 +141,8 @@ extension Ruleset {
                 Chain(name: "forward", hook: .forward, rules: forward),
                 Chain(name: decide, hook: nil, rules: decisions),
                 Chain(name: denied, hook: nil, rules: [Rule(then: .verdict(.drop), comment: Reason.denied)]),
-            ] + (policy.untracked.isEmpty ? [] : [Self.withoutTracking(policy.untracked)])
+            ] + (policy.opposite.isEmpty ? [] : [Self.beginning(opposite)])
+            + (policy.untracked.isEmpty ? [] : [Self.withoutTracking(policy.untracked)])
             + Self.translation(policy.masquerade, vlans: vlans)
     }
 
@@ -144,6 +153,15 @@ extension Ruleset {
             name: "prerouting", hook: .raw,
             rules: [
                 Rule(.input(in: untracked), .routed(interfaces), then: .notrack, comment: Reason.untracked)
+            ])
+    }
+
+    private static func beginning(_ name: String) -> Chain {
+        Chain(
+            name: name, hook: nil,
+            rules: [
+                Rule(.tcpWithoutSYN, then: .verdict(.drop), comment: Reason.noBeginning),
+                Rule(then: .verdict(.accept), comment: Reason.fromVLAN),
             ])
     }
 
@@ -176,6 +194,7 @@ enum Reason {
     static let exceptions = "new: VLAN pairs with a verdict of their own"
     static let untracked = "from a VLAN to a VLAN: without a connection, as the fast path has none"
     static let denied = "new: this pair of VLANs is denied"
+    static let noBeginning = "belongs to a connection that is denied the other way"
     static let fromVLAN = "new: from a VLAN"
     static let forwardedPort = "new: from outside to a forwarded port"
     static let outside = "new: from outside into a VLAN"

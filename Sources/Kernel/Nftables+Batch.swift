@@ -283,6 +283,13 @@ extension NftablesBatch {
             unsafe load(connection: NFT_CT_STATUS, rule)
             // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
             unsafe testBits(1 << 5, rule)
+        case .tcpWithoutSYN:
+            unsafe load(meta: NFT_META_L4PROTO, into: firstRegister, rule)
+            unsafe compare(NFT_CMP_EQ, [6], rule)
+            // RFC 9293 §3.1: SYN is bit 1 of the octet with the control bits.
+            unsafe loadTransport(offset: 13, count: 1, rule)
+            unsafe mask([1 << 1], rule)
+            unsafe compare(NFT_CMP_EQ, [0], rule)
         }
     }
 
@@ -314,6 +321,17 @@ extension NftablesBatch {
         unsafe nftnl_rule_add_expr(rule, meta)
     }
 
+    /// Octets of the header behind IP's.
+    private func loadTransport(offset: UInt32, count: UInt32, _ rule: OpaquePointer) {
+        let payload = unsafe expression("payload")
+        unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_DREG), firstRegister)
+        unsafe nftnl_expr_set_u32(
+            payload, UInt16(NFTNL_EXPR_PAYLOAD_BASE), UInt32(NFT_PAYLOAD_TRANSPORT_HEADER.rawValue))
+        unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_OFFSET), offset)
+        unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_LEN), count)
+        unsafe nftnl_rule_add_expr(rule, payload)
+    }
+
     /// The name of the interface that the route to the destination leads to; none where it leads to this host.
     private func loadRoutedInterface(_ rule: OpaquePointer) {
         let fib = unsafe expression("fib")
@@ -339,16 +357,21 @@ extension NftablesBatch {
     }
 
     /// Whether any of these bits is set in register 1.
-    private func testBits(_ mask: UInt32, _ rule: OpaquePointer) {
+    private func testBits(_ bits: UInt32, _ rule: OpaquePointer) {
+        unsafe mask(bits.nativeBytes, rule)
+        unsafe compare(NFT_CMP_NEQ, UInt32(0).nativeBytes, rule)
+    }
+
+    /// Leaves these bits in register 1.
+    private func mask(_ mask: [UInt8], _ rule: OpaquePointer) {
         let bitwise = unsafe expression("bitwise")
-        let (mask, zero) = (mask.nativeBytes, UInt32(0).nativeBytes)
+        let zero = [UInt8](repeating: 0, count: mask.count)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_SREG), firstRegister)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_DREG), firstRegister)
         unsafe nftnl_expr_set_u32(bitwise, UInt16(NFTNL_EXPR_BITWISE_LEN), UInt32(mask.count))
         unsafe nftnl_expr_set(bitwise, UInt16(NFTNL_EXPR_BITWISE_MASK), mask, UInt32(mask.count))
         unsafe nftnl_expr_set(bitwise, UInt16(NFTNL_EXPR_BITWISE_XOR), zero, UInt32(zero.count))
         unsafe nftnl_rule_add_expr(rule, bitwise)
-        unsafe compare(NFT_CMP_NEQ, zero, rule)
     }
 
     private func look(up set: String, _ rule: OpaquePointer, negated: Bool = false, verdict: Bool = false) {

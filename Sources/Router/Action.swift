@@ -24,6 +24,7 @@ enum Action: Hashable {
     case stopFollower
     case startFastPath
     case stopFastPath(parent: String)
+    case endSessions(EndedSessions)
 
     struct Setting: Hashable {
         var sysctl: Sysctl
@@ -132,6 +133,7 @@ enum Action: Hashable {
         case .startFollower: ["vrouter follow &"]
         case .stopFollower: ["kill FOLLOWER  # the `vrouter follow` of this network namespace"]
         case .startFastPath: ["vrouter forward &"]
+        case .endSessions(let sessions): sessions.commands
         case .stopFastPath: ["kill FORWARDER  # the `vrouter forward` of this network namespace"]
         }
     }
@@ -172,6 +174,7 @@ enum Action: Hashable {
         case .stopFollower: "no longer follow the parent"
         case .startFastPath: "start the fast path"
         case .stopFastPath: "stop the fast path"
+        case .endSessions: "end the sessions that are no longer allowed"
         }
     }
 }

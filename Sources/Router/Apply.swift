@@ -7,6 +7,8 @@ import SystemPackage
 struct Apply: ~Copyable {
     private let socket: NetlinkSocket
     private let program: [String]
+    /// nil: no action was about them.
+    private(set) var endedSessions: Int?
 
     /// - Parameter program: what has vrouter's subcommands.
     init(_ socket: consuming NetlinkSocket, program: [String] = []) {
@@ -14,7 +16,7 @@ struct Apply: ~Copyable {
         self.program = program
     }
 
-    func perform(_ action: Action) throws(KernelError) {
+    mutating func perform(_ action: Action) throws(KernelError) {
         var batch = NetlinkBatch()
         switch action {
         case .setSysctls(let settings):
@@ -116,6 +118,16 @@ struct Apply: ~Copyable {
             guard left else { return }
             batch.deleteProgram(linkIndex: index, hook: .ingress, preference: Host.ownershipPreference)
             try socket.execute(batch)
+        case .endSessions(let sessions):
+            let netfilter = try NetlinkSocket(.netfilter)
+            // As they are now: not as the plan saw them.
+            var dump = try ConnectionDump()
+            _ = try dump.read(limit: .max) {
+                if sessions.contains($0) { batch.deleteConnection($0.original, zone: $0.zone, id: $0.id) }
+            }
+            // One may have ended by itself.
+            try netfilter.execute(batch, ignoring: [.noSuchFileOrDirectory])
+            endedSessions = batch.operations.count
         case .deleteLinks(let names):
             let names = Set(names)
             try socket.deleteLinks { names.contains($0.name) }

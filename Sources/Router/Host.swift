@@ -16,6 +16,8 @@ struct Host {
     /// Of our table.
     var table: Table
     var trunk: Trunk
+    /// Read only where a change may end some.
+    var sessions = Sessions.notPermitted
 
     init(
         links: [Link], addresses: [Address], routes: [Route], sysctl: @escaping (Sysctl) -> String?,
@@ -38,6 +40,15 @@ struct Host {
         /// Reading it needs CAP_NET_ADMIN.
         case unknown
         /// The kernel has no nf_tables.
+        case unsupported(KernelError)
+    }
+
+    /// What connection tracking knows.
+    enum Sessions: Hashable {
+        case listed([Connection])
+        /// Reading them needs CAP_NET_ADMIN.
+        case notPermitted
+        /// The kernel tracks connections, but has no netlink for them (CONFIG_NF_CT_NETLINK).
         case unsupported(KernelError)
     }
 
@@ -117,6 +128,14 @@ struct Host {
         } catch {
             if error.isPermission { return .unknown }
             return .unsupported(error)
+        }
+    }
+
+    static func readSessions() -> Sessions {
+        do {
+            return .listed(try NetlinkSocket(.netfilter).connections())
+        } catch {
+            return error.isPermission ? .notPermitted : .unsupported(error)
         }
     }
 

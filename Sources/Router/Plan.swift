@@ -97,6 +97,18 @@ struct Planner {
             releaseParent()
         }
         planFastPath()
+        endSessions()
+    }
+
+    /// The last of all: a session that has ended cannot be put back.
+    private mutating func endSessions() {
+        guard let wanted, let sessions = EndedSessions(from: state.applied, to: wanted, on: host) else { return }
+        switch host.sessions {
+        case .listed(let connections): actions.append(.endSessions(sessions.seeing(connections)))
+        case .notPermitted: actions.append(.endSessions(sessions))
+        case .unsupported(let error):
+            notes.append("sessions that began before go on, also where they are denied now: \(error)")
+        }
     }
 
     /// It ends before anything changes and begins when all is in place: meanwhile the kernel forwards.

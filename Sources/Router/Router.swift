@@ -20,6 +20,8 @@ public struct Router {
         /// What was done, or with a dry run would be, in order.
         public var steps: [Step]
         public var notes: [String]
+        /// How many sessions `up` has ended, as they are no longer allowed; nil: nothing is denied that was not.
+        public var endedSessions: Int?
     }
 
     public struct Step: Sendable, Codable {
@@ -57,8 +59,8 @@ public struct Router {
         let file = try StateFile()
         guard !dryRun else { return try plan(configuration, driver, file).outcome }
         return try file.locked(report) { () throws(Failure) in
-            let (state, plan, outcome) = try plan(configuration, driver, file)
-            try carryOut(plan, file: file, former: state)
+            var (state, plan, outcome) = try plan(configuration, driver, file)
+            outcome.endedSessions = try carryOut(plan, file: file, former: state)
             return outcome
         }
     }
@@ -87,7 +89,7 @@ public struct Router {
                 try file.remove()
                 return Outcome(driver: nil, steps: [], notes: [])
             }
-            try carryOut(plan, file: file, former: state)
+            _ = try carryOut(plan, file: file, former: state)
             return Outcome(driver: nil, steps: plan.steps, notes: plan.notes)
         }
     }
@@ -112,7 +114,11 @@ public struct Router {
         }
         if configuration.fastPath != nil { try FastPath.check() }
         let start = state ?? file.empty(configuration, driver: chosen, parentIndex: 0)
-        let plan = try Plan(from: start, on: try read(for: start, configuration), to: configuration)
+        var host = try read(for: start, configuration)
+        if !EndedSessions.newlyDenied(from: start.applied, to: configuration).isEmpty {
+            host.sessions = Host.readSessions()
+        }
+        let plan = try Plan(from: start, on: host, to: configuration)
         return (state, plan, Outcome(driver: chosen, steps: plan.steps, notes: plan.notes))
     }
 
@@ -125,12 +131,15 @@ public struct Router {
     }
 
     /// Journal first, then act; what fails is undone.
-    private func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) {
+    ///
+    /// - Returns: how many sessions have ended; nil: no action was about them.
+    private func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) -> Int? {
         // Whoever wants this to end gets everything back first, as for any other failure.
         Interruption.catchSignals()
         guard !plan.actions.isEmpty else {
             // Nothing to do, but perhaps something to write down: an interrupted change turns out to be complete.
-            return plan.outcome == former ? () : try finish(plan.outcome, file)
+            if plan.outcome != former { try finish(plan.outcome, file) }
+            return nil
         }
         do {
             try file.store(plan.journal)
@@ -139,8 +148,9 @@ public struct Router {
             guard plan.outcome == nil, former != nil else { throw error }
         }
         do {
-            try perform(plan.actions)
+            let ended = try perform(plan.actions)
             try finish(plan.outcome, file)
+            return ended
         } catch {
             report(.undoing)
             do {
@@ -154,8 +164,9 @@ public struct Router {
         }
     }
 
-    private func perform(_ actions: [Action]) throws(Failure) {
-        let apply = Apply(
+    /// - Returns: as `carryOut`.
+    private func perform(_ actions: [Action]) throws(Failure) -> Int? {
+        var apply = Apply(
             try kernel { () throws(KernelError) in try NetlinkSocket() }, program: program)
         for (number, action) in actions.enumerated() {
             if !isUndoing, let signal = Interruption.signal {
@@ -166,6 +177,7 @@ public struct Router {
             try kernel { () throws(KernelError) in try apply.perform(action) }
             try fault?(number, .after)
         }
+        return apply.endedSessions
     }
 
     private func finish(_ outcome: State?, _ file: StateFile) throws(Failure) {
@@ -181,7 +193,7 @@ public struct Router {
         let goal = former?.applied
         let host = try read(for: journal, goal ?? journal.configuration)
         let back = try Plan(from: journal, on: host, to: goal)
-        try quiet.perform(back.actions)
+        _ = try quiet.perform(back.actions)
         try finish(back.outcome, file)
     }
 }

@@ -151,6 +151,7 @@ extension Action {
     var complaints: [String] {
         switch self {
         case .setSysctls(let settings): settings.map { "\($0.sysctl) is not \($0.value)" }
+        case .endSessions: []
         case .commit: ["the table inet \(Host.tableName) is not as it was committed"]
         case .deleteTable: ["the table inet \(Host.tableName) is still there"]
         case .raise(let links): links.map { "\($0) is down" }

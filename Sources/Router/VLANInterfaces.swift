@@ -15,7 +15,7 @@ public enum VLANInterfaces {
                     "look up \(parent)", .operationNotSupportedByDevice, detail: "there is no such interface")
             }
             let hook = try Host.ProgramHook.best(linkIndex: trunk.index)
-            let apply = Apply(socket)
+            var apply = Apply(socket)
             for action in actions(vlans, trunk, driver, hook) { try apply.perform(action) }
         }
     }

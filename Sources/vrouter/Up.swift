@@ -80,6 +80,9 @@ struct Up: ParsableCommand {
                 print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) is the gateway \(addresses)")
             }
         }
+        if let ended = outcome.endedSessions, ended > 0 {
+            print("\(ended) session\(ended == 1 ? " that is" : "s that are") no longer allowed ended")
+        }
         // Commands can be piped into a shell, to which a note is a comment.
         for note in outcome.notes + maskingNote { print(dryRun ? "# note: \(note)" : "note: \(note)") }
         for finding in blocking { print(finding.lines.joined(separator: "\n")) }
@@ -133,6 +136,8 @@ struct OutcomeReport: Encodable {
     var driver: Driver?
     var steps: [Router.Step]
     var notes: [String]
+    /// How many ended as they are no longer allowed; absent: nothing is denied that was not.
+    var endedSessions: Int?
     /// What keeps packets from passing all the same.
     var blocking: [Finding]
 
@@ -142,6 +147,7 @@ struct OutcomeReport: Encodable {
         driver = outcome.driver
         steps = outcome.steps
         notes = outcome.notes
+        endedSessions = outcome.endedSessions
         self.blocking = blocking
     }
 }

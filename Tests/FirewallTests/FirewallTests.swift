@@ -69,7 +69,7 @@ struct GoldenTests {
                 """)
     }
 
-    @Test("nft: a denied pair is one element of a map")
+    @Test("nft: a denied pair is one element of a map, and the other direction is one, too, unless it is denied")
     func denied() throws {
         let ruleset = try Ruleset(policy(["enp0s8": [100, 200]], denied: [("enp0s8.100", "enp0s8.200")]))
         #expect(
@@ -79,9 +79,20 @@ struct GoldenTests {
                 \t\ttype ifname . ifname : verdict
                 \t\telements = {
                 \t\t\t"enp0s8.100" . "enp0s8.200" : goto denied,
+                \t\t\t"enp0s8.200" . "enp0s8.100" : goto opposite,
                 \t\t}
                 \t}
                 """))
+        #expect(
+            ruleset.nftText.contains(
+                """
+                \tchain opposite {
+                \t\ttcp flags & syn == 0x0 counter drop comment "belongs to a connection that is denied the other way"
+                \t\tcounter accept comment "new: from a VLAN"
+                \t}
+                """))
+        let both = [("enp0s8.100", "enp0s8.200"), ("enp0s8.200", "enp0s8.100")]
+        #expect(try !Ruleset(policy(["enp0s8": [100, 200]], denied: both)).nftText.contains("opposite"))
     }
 
     @Test(
@@ -194,11 +205,17 @@ struct GoldenTests {
         let ruleset = try Ruleset(policy(["enp0s8": [100, 200]], denied: [("enp0s8.100", "enp0s8.200")]))
         let lines = try #require(ruleset.iptablesRestore(family: .v4)).split(separator: "\n")
         #expect(!lines.contains { $0.hasPrefix("-A FORWARD -i enp0s8.100 -o enp0s8.200") })
-        #expect(lines.contains("-A FORWARD -i enp0s8.200 -o enp0s8.100 -j ACCEPT"))
+        // The other direction: as in the table, nothing but what begins a connection.
+        #expect(!lines.contains("-A FORWARD -i enp0s8.200 -o enp0s8.100 -j ACCEPT"))
+        let middle = try #require(
+            lines.firstIndex {
+                $0.hasPrefix("-A VROUTER -i enp0s8.200 -o enp0s8.100 -p tcp -m tcp --tcp-flags SYN NONE ")
+                    && $0.hasSuffix(" -j DROP")
+            })
         let drop = try #require(lines.firstIndex { $0.hasPrefix("-A VROUTER -i enp0s8.100 -o enp0s8.200") })
         let accept = try #require(lines.firstIndex { $0.hasPrefix("-A VROUTER -i enp0s8.100 -m comment") })
         let established = try #require(lines.firstIndex { $0.hasPrefix("-A VROUTER -m conntrack --ctstate RELATED") })
-        #expect(established < drop && drop < accept)
+        #expect(established < drop && drop < accept && established < middle && middle < accept)
     }
 
     @Test("ip6tables: filter rules only, where a gateway has IPv6")
@@ -220,13 +237,13 @@ struct GoldenTests {
 struct PropertyTests {
     @Test("The number of rules does not depend on the number of VLANs", arguments: Policy.Masquerade.allCases)
     func ruleCount(masquerade: Policy.Masquerade) throws {
-        let two = try Ruleset(policy(["enp0s8": [100, 200]], masquerade))
+        let two = try Ruleset(policy(["eth0": [1, 2]], masquerade, denied: [("eth0.1", "eth0.2")]))
         let many = try Ruleset(policy(["eth0": Array(1...1000)], masquerade, denied: [("eth0.1", "eth0.2")]))
-        #expect(two.ruleCount == 9 + [.vlans: 1, .uplink: 1, .all: 2, .none: 0][masquerade]!)
+        #expect(two.ruleCount == 11 + [.vlans: 1, .uplink: 1, .all: 2, .none: 0][masquerade]!)
         #expect(two.ruleCount == many.ruleCount)
         #expect(two.chains.flatMap(\.rules) == many.chains.flatMap(\.rules))
         #expect(many.sets.map(\.elements.count) == [1000])
-        #expect(many.maps.map(\.elements.count) == [1])
+        #expect(many.maps.map(\.elements.count) == [2])
     }
 
     @Test("All VLANs there are take one line each in every format, and a few in iptables'")

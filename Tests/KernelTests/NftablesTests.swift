@@ -506,7 +506,8 @@ private func expectAgreement(_ policies: [Policy], sourceLocation: SourceLocatio
         #expect(listings[0].fingerprint != nil)
         #expect(text.split(separator: "counter packets 0 bytes 0").count - 1 == ruleset.ruleCount)
         #expect(policy.gateways.allSatisfy { text.contains("\"\($0.interface)\"") })
-        #expect(text.split(separator: ": goto denied").count - 1 == ruleset.maps[0].elements.count)
+        #expect(text.split(separator: ": goto denied").count - 1 == policy.denied.count)
+        #expect(text.split(separator: ": goto opposite").count - 1 == policy.opposite.count)
         #expect(listings[0].json.split(separator: "\"comment\"").count - 1 == ruleset.ruleCount)
     }
 }

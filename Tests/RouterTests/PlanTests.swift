@@ -162,7 +162,7 @@ extension Configuration {
 }
 
 extension Link {
-    fileprivate init(
+    init(
         index: UInt32, name: String, kind: String? = nil, flags: UInt32, hardwareType: UInt16 = 1,
         lowerIndex: UInt32? = nil,
         masterIndex: UInt32? = nil, vlan: VLAN? = nil
