@@ -1,6 +1,6 @@
 // Flows: packets of connections that the kernel has let pass. What it does with them is known, translation included, and is repeated.
 //
-// The table is one that the filter reads too (Kernel/BPF/ownership.bpf.c), in words of 64 bits, each in network order: buckets of four
+// The table is one that the filter reads too (Kernel/BPF/ownership.bpf.c), in words of 64 bits, each in network order: buckets of eight
 // entries. An entry is
 //
 //     addresses   source, destination       1 word, or 4 for IPv6
@@ -19,7 +19,7 @@ public struct FlowTable: ~Escapable {
     let seed: UInt64
 
     /// - Parameters:
-    ///   - v4: a power of two of buckets, or nothing.
+    ///   - v4: whole buckets, or nothing.
     ///   - seed: so that nobody can make flows that all fall into one bucket.
     @_lifetime(copy v4, copy v6)
     public init(v4: Span<UInt64>, v6: Span<UInt64>, seed: UInt64) {
@@ -69,7 +69,7 @@ public struct FlowEntry: Hashable, Sendable {
 
 /// The words of an entry.
 public enum FlowLayout {
-    public static let entriesPerBucket = 4
+    public static let entriesPerBucket = 8
     public static let freeState: UInt64 = 0
     /// Workers know it, and the filter gives them none of it.
     public static let knownState: UInt64 = 1
@@ -107,9 +107,17 @@ public enum FlowLayout {
         return mix(mix(hash, id & identity), 0)
     }
 
+    /// The bucket that one half of a hash names.
+    ///
+    /// - Parameter count: of all buckets.
+    @inlinable @inline(__always)
+    static func bucket(_ hash: UInt64, count: Int) -> Int {
+        Int(truncatingIfNeeded: ((hash & 0xffff_ffff) &* UInt64(truncatingIfNeeded: count)) >> 32)
+    }
+
     /// The two buckets in which a flow may be.
     ///
-    /// - Parameter count: of all buckets, a power of two.
+    /// - Parameter count: of all buckets.
     public static func buckets(of words: [UInt64], _ family: IPFamily, count: Int, seed: UInt64) -> (Int, Int) {
         let words = words.map(UInt64.init(bigEndian:))
         let hash =
@@ -118,7 +126,7 @@ public enum FlowLayout {
             : hash(
                 IPv6Halves(high: words[0], low: words[1]), IPv6Halves(high: words[2], low: words[3]), words[4],
                 seed: seed)
-        return (Int(truncatingIfNeeded: hash) & (count - 1), Int(truncatingIfNeeded: hash >> 32) & (count - 1))
+        return (bucket(hash, count: count), bucket(hash >> 32, count: count))
     }
 
     /// Whether an entry's words, as they stand in memory, are of the same flow.
@@ -179,11 +187,11 @@ extension FlowTable {
     @inline(__always)
     func find(_ source: IPv4Address, _ destination: IPv4Address, _ id: UInt64) -> Int {
         let address = UInt64(source.rawValue) << 32 | UInt64(destination.rawValue)
-        let mask = Self.mask(v4.count, .v4)
-        guard mask >= 0 else { return -1 }
+        let buckets = Self.buckets(v4.count, .v4)
+        guard buckets > 0 else { return -1 }
         var hash = FlowLayout.hash(address, id, seed: seed)
         for _ in 0..<2 {
-            let first = (Int(truncatingIfNeeded: hash) & mask) &* FlowLayout.entriesPerBucket
+            let first = FlowLayout.bucket(hash, count: buckets) &* FlowLayout.entriesPerBucket
             for entry in first..<first &+ FlowLayout.entriesPerBucket {
                 let at = entry &* FlowLayout.words(.v4)
                 if v4[at] == address.bigEndian, Self.isSame(v4[at &+ 1], id) { return entry }
@@ -195,11 +203,11 @@ extension FlowTable {
 
     @inline(__always)
     func find(_ source: IPv6Halves, _ destination: IPv6Halves, _ id: UInt64) -> Int {
-        let mask = Self.mask(v6.count, .v6)
-        guard mask >= 0 else { return -1 }
+        let buckets = Self.buckets(v6.count, .v6)
+        guard buckets > 0 else { return -1 }
         var hash = FlowLayout.hash(source, destination, id, seed: seed)
         for _ in 0..<2 {
-            let first = (Int(truncatingIfNeeded: hash) & mask) &* FlowLayout.entriesPerBucket
+            let first = FlowLayout.bucket(hash, count: buckets) &* FlowLayout.entriesPerBucket
             for entry in first..<first &+ FlowLayout.entriesPerBucket {
                 let at = entry &* FlowLayout.words(.v6)
                 if v6[at] == source.high.bigEndian, v6[at &+ 1] == source.low.bigEndian,
@@ -214,11 +222,9 @@ extension FlowTable {
         return -1
     }
 
-    /// Of a bucket's number; negative: there are none.
     @inline(__always)
-    private static func mask(_ words: Int, _ family: IPFamily) -> Int {
-        let buckets = words / (FlowLayout.words(family) &* FlowLayout.entriesPerBucket)
-        return buckets & (buckets &- 1) == 0 ? buckets &- 1 : -1
+    private static func buckets(_ words: Int, _ family: IPFamily) -> Int {
+        words / (FlowLayout.words(family) &* FlowLayout.entriesPerBucket)
     }
 
     @inline(__always)

@@ -85,11 +85,11 @@ public struct Ownership: ~Copyable {
     /// - Parameters:
     ///   - longestFrame: that a slot of a ring takes, in octets without tag.
     ///   - threshold: from so many frames a second on, on one processor, they are the workers'.
-    ///   - connections: that there may be flows of; rounded up to a power of two.
+    ///   - connections: that there is a place for, of each family.
     public init(workers: Int, longestFrame: Int, threshold: UInt32, connections: Int) throws(KernelError) {
         precondition((1...Self.mostWorkers).contains(workers))
-        var buckets: UInt32 = 1
-        while buckets < 1 << 26, Int(buckets) * Self.flowsPerBucket < 2 * connections { buckets *= 2 }
+        let places = 2 * connections * 100 / Self.percentFilled
+        let buckets = UInt32(clamping: places / Self.flowsPerBucket + 1)
         let seed = UInt64.random(in: .min ... .max)
         let settings = Settings(buckets: buckets, seed: seed)
         let first = try Self.load(worker: 0, settings)
@@ -124,17 +124,17 @@ public struct Ownership: ~Copyable {
         var seed: UInt64
     }
 
-    private static let flowsPerBucket = 4
+    private static let flowsPerBucket = 8
+    /// As far as two buckets to choose from can be filled, with next to no flow that finds both full (see FlowMemoryTests).
+    private static let percentFilled = 75
 
     private static func load(
         worker: Int, _ settings: Settings, share: (BPFMap) throws(KernelError) -> Void = { _ in }
     ) throws(KernelError) -> BPFObject {
         try BPFObject(ownershipObject, operation: "load the ownership programs") { map throws(KernelError) in
             if map.name.hasSuffix(".rodata") {
-                let mask = settings.buckets - 1
                 return try map.setInitialValue(
-                    UInt32(worker).nativeBytes + mask.nativeBytes + mask.nativeBytes + UInt32(0).nativeBytes
-                        + settings.seed.nativeBytes)
+                    UInt32(worker).nativeBytes + settings.buckets.nativeBytes + settings.seed.nativeBytes)
             }
             if map.name.hasPrefix("own_flows") { try map.setEntries(settings.buckets) }
             if map.name.hasPrefix("own_counts") { try map.setEntries(settings.buckets * UInt32(flowsPerBucket)) }

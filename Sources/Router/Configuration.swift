@@ -25,7 +25,7 @@ public struct Configuration: Hashable, Sendable, Codable {
         /// How many connections of each family they can carry; others are the kernel's.
         public var connections: Int
 
-        public static let defaultConnections = 65_536
+        public static let defaultConnections = 50_000
         public static let mostConnections = 1 << 22
 
         public init(

@@ -124,7 +124,7 @@ struct TestTable {
             let payload = Self.payloads[round % Self.payloads.count]
             let sample = try Self.random(family, payload, using: &generator)
             var table = TestTable()
-            table.insert(sample.entry, second: round % 2 == 1, place: round / 2 % 4)
+            table.insert(sample.entry, second: round % 2 == 1, place: round / 2 % 8)
             let frame = Self.frame(sample.before, family)
             var octets = frame.inRing
             let outcome = table.process(&octets, FrameMetadata(tag: frame.tags[0]), Self.snapshot)
@@ -231,7 +231,7 @@ struct TestTable {
                 family, Self.payloads.randomElement(using: &generator)!, using: &generator)
             var table = TestTable(buckets: 1)
             sample.entry.way = [0, 1, 2, 3, 9, .max].randomElement(using: &generator)!
-            for place in 0..<4 { table.insert(sample.entry, place: place) }
+            for place in 0..<FlowLayout.entriesPerBucket { table.insert(sample.entry, place: place) }
             var octets = Self.frame(sample.before, family).inRing
             octets.mutate(packetAt: 18, using: &generator)
             let before = octets

@@ -89,7 +89,7 @@ struct flow6 {
 };
 
 // A flow is in one of the two buckets that its hash names.
-#define BUCKET 4
+#define BUCKET 8
 struct bucket4 {
     struct flow4 flows[BUCKET];
 };
@@ -167,7 +167,7 @@ struct {
     __type(value, struct destination);
 } own_ways SEC(".maps");
 
-// How many buckets there are is said when this is loaded: powers of two.
+// How many buckets there are is said when this is loaded.
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(map_flags, BPF_F_MMAPABLE);
@@ -267,11 +267,9 @@ struct {
 
 // Set when this is loaded.
 const volatile struct {
-    __u32 worker; // whose filter this is
-    __u32 mask4;  // of a bucket's number
-    __u32 mask6;
-    __u32 padding;
-    __u64 seed; // of the hash
+    __u32 worker;  // whose filter this is
+    __u32 buckets; // of flows, of each family
+    __u64 seed;    // of the hash
 } settings = {};
 
 static __always_inline int is_bulk(struct __sk_buff *skb, __u32 ports_at, __u8 protocol, __u32 addresses, __u64 now) {
@@ -359,6 +357,8 @@ static __always_inline __u64 mix(__u64 hash, __u64 word) {
     return hash ^ hash >> 32;
 }
 
+static __always_inline __u32 bucket(__u32 hash) { return (__u64)hash * settings.buckets >> 32; }
+
 static __always_inline __u64 id_word(struct flow_id *id) {
     return (__u64)bpf_ntohs(id->source_port) << 48 | (__u64)bpf_ntohs(id->destination_port) << 32 | id->protocol << 8;
 }
@@ -379,7 +379,7 @@ static __always_inline struct flow4 *find4(__be32 source, __be32 destination, st
     __u64 hash = mix(settings.seed, (__u64)bpf_ntohl(source) << 32 | bpf_ntohl(destination));
     hash = mix(mix(hash, id_word(id)), 0);
     for (int turn = 0; turn < 2; turn++) {
-        __u32 index = (turn ? hash >> 32 : hash) & settings.mask4;
+        __u32 index = bucket(turn ? hash >> 32 : hash);
         struct bucket4 *bucket = bpf_map_lookup_elem(&own_flows4, &index);
         if (!bucket)
             return 0;
@@ -398,7 +398,7 @@ static __always_inline struct flow6 *find6(__be64 *address, struct flow_id *id) 
         hash = mix(hash, bpf_be64_to_cpu(address[word]));
     hash = mix(mix(hash, id_word(id)), 0);
     for (int turn = 0; turn < 2; turn++) {
-        __u32 index = (turn ? hash >> 32 : hash) & settings.mask6;
+        __u32 index = bucket(turn ? hash >> 32 : hash);
         struct bucket6 *bucket = bpf_map_lookup_elem(&own_flows6, &index);
         if (!bucket)
             return 0;
