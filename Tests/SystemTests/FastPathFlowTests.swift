@@ -15,7 +15,8 @@ import Testing
         let site = try Site()
         try site.upFlows()
         let server = try ThroughputServer(site.host(200))
-        let runs = ["-c 172.16.20.10", "-c 172.16.20.10 -R", "-c fd00:20::10", "-c fd00:20::10 -R"]
+        let runs =
+            ["-c 172.16.20.10", "-c fd00:20::10 -R"] + (isEmulated ? [] : ["-c 172.16.20.10 -R", "-c fd00:20::10"])
         let octets = isEmulated ? 1_000_000 : 8_000_000
         // Segments that travel together, small ones too; then each by itself. iperf3 stops counting when all is sent.
         for options in runs + runs.map({ "\($0) -M 536" }) {
@@ -38,9 +39,9 @@ import Testing
         let server = try ThroughputServer(site.host(200))
         let count = isEmulated ? 150 : 500
         for address in ["172.16.20.10", "fd00:20::10"] {
-            for direction in ["", "-R"] {
+            for direction in isEmulated ? [""] : ["", "-R"] {
                 let options = "-c \(address) \(direction) -u -l 1000 -n \(count * 1000) -b \(isEmulated ? 2 : 20)M"
-                try site.workersForward(atLeast: count / 2) {
+                try site.workersForward(atLeast: count / 5) {
                     // A busy machine may lose one.
                     try server.measure(site.host(100), options, atLeast: count * 980)
                 }
@@ -524,7 +525,7 @@ import Testing
                     nft 'table inet foreign { chain f { type filter hook forward priority 10; policy drop; }; }'
                     """, undo: "nft delete table inet foreign"),
         ]
-        for change in changes {
+        for change in isEmulated ? changes.prefix(3) : changes[...] {
             try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
             if Site.hasWorkers { try site.waitForFlows() }
         }
