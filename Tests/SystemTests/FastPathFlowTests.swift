@@ -311,6 +311,7 @@ import Testing
                 exchange_datagrams(client, server)
                 pairs.append((near, far, client, server))
             print("begin", flush=True)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             near, far, client, server = pairs[0]
             until = time.monotonic() + 2.2 * float(sys.argv[4])
             while time.monotonic() < until:
@@ -318,7 +319,8 @@ import Testing
                 exchange_datagrams(client, server, rounds=1, pause=0)
                 time.sleep(0.05)
             print("end", flush=True)
-            time.sleep(1.3 * float(sys.argv[4]))
+            # Nothing is closed yet, which would be another end.
+            signal.sigwait([signal.SIGTERM])
             """, arguments: ["\(seconds)"])
         func known() throws -> [Int: String] {
             let lines = try site.connections("-o id").compactMap { line in
@@ -332,11 +334,15 @@ import Testing
         for _ in 0..<1000 where !conversation.outputSoFar.contains("end") { ThisProcess.sleep(milliseconds: 20) }
         let inUse = try known()
         if Site.hasWorkers { #expect(try site.router.forwarded() - before > 200, "the workers forwarded them") }
+        // The workers' last packet may be a while ago when the kernel is told of it.
+        for _ in 0..<(seconds * 2 * 10) where try !known().isEmpty { ThisProcess.sleep(milliseconds: 100) }
+        let atLast = try known()
+        conversation.signal(SignalNumber.terminate)
         let end = conversation.wait()
         #expect(end.status == 0, "\(end)")
         #expect(atFirst.keys.sorted() == [7000, 7001, 7002, 7003], "\(atFirst)")
         #expect(inUse == atFirst.filter { $0.key < 7002 }, "\(atFirst), then \(inUse)")
-        #expect(try known() == [:], "they ended when nobody used them any more")
+        #expect(atLast == [:], "they ended when nobody used them any more")
     }
 
     // MARK: How connections begin and end
@@ -431,6 +437,37 @@ import Testing
                         client.close()
                 """)
         }
+    }
+
+    /// Connections that end at any moment of being handed to the workers: none stands as if it went on.
+    @Test func connectionsThatEndEarly() throws {
+        let site = try Site()
+        try site.upFlows()
+        let count = isEmulated ? 30 : 300
+        try site.workersForward(atLeast: count) {
+            try site.converse(
+                """
+                chance = random.Random(7)
+                listeners = {address: listen("200", address, 8000) for address in ("172.16.20.10", "fd00:20::10")}
+                for number in range(int(sys.argv[4])):
+                    address = chance.choice(list(listeners))
+                    near, far = connect("100", listeners[address], address, 20000 + number)
+                    exchange(near, far, rounds=chance.randrange(1, 20), pause=chance.random() * 0.003)
+                    one, other = chance.sample((near, far), 2)
+                    if chance.random() < 0.7:
+                        reset(one)
+                        expect_reset(other)
+                    else:
+                        one.close()
+                        expect_end(other)
+                    other.close()
+                """, arguments: ["\(count)"])
+        }
+        let known = try site.connections("-p tcp", closed: 10).filter { $0.contains(" dport=8000 ") }
+        #expect(known.contains { $0.contains("TIME_WAIT") })
+        let open = known.filter { $0.contains("ESTABLISHED") }
+        let text = open.prefix(10).joined(separator: "\n")
+        #expect(open.count == 0, "of \(known.count): \(text)")
     }
 
     // MARK: When something happens
