@@ -44,6 +44,16 @@ import Packets
         seed = ownership.seed
     }
 
+    /// To look at what another process fills: nothing can be found by its hash, or written.
+    public init(reading maps: borrowing OwnedFlowMaps) throws(KernelError) {
+        let count = maps.flowCount * 8
+        entries4 = try Mapping(maps.flows(isIPv4: true), count: count * FlowLayout.words(.v4), isWritable: false)
+        entries6 = try Mapping(maps.flows(isIPv4: false), count: count * FlowLayout.words(.v6), isWritable: false)
+        counts4 = try Mapping(maps.counts(isIPv4: true), count: count * Self.countWords, isWritable: false)
+        counts6 = try Mapping(maps.counts(isIPv4: false), count: count * Self.countWords, isWritable: false)
+        seed = 0
+    }
+
     private static let countWords = 2
 
     // MARK: For workers
@@ -138,6 +148,16 @@ import Packets
     public func clear(_ slot: Slot) {
         let words = FlowLayout.words(slot.family)
         for index in 0..<words { store(0, at: slot.number * words + index, slot.family) }
+    }
+
+    /// Those that the filter takes frames of, with what the workers have counted.
+    public func forEachOwned(_ body: (FlowEntry, Counts) -> Void) {
+        for family in IPFamily.allCases {
+            for number in 0..<capacity {
+                let slot = Slot(family, number)
+                if state(slot) == FlowLayout.ownedState, let entry = entry(slot) { body(entry, counts(slot)) }
+            }
+        }
     }
 
     public func counts(_ slot: Slot) -> Counts {

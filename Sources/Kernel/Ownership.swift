@@ -101,6 +101,15 @@ public struct Ownership: ~Copyable {
                         try map.share(first.map(map.name).descriptor)
                     }))
         }
+        // The one of the two that has a place where others can find it is to lead to the flows (OwnedFlowMaps).
+        let taken = try first.program(Self.takenName)
+        for name in OwnedFlowMaps.names {
+            let map = try first.map(name).descriptor
+            let status = bpf_prog_bind_map(taken.rawValue, map.rawValue, nil)
+            guard status == 0 else {
+                throw KernelError("bind \(name) to \(Self.takenName)", Errno(rawValue: -status))
+            }
+        }
         object = first
         self.others = others
         self.longestFrame = UInt32(longestFrame)

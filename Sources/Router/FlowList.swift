@@ -1,3 +1,5 @@
+import DataPlane
+import Forwarding
 import Kernel
 import Packets
 
@@ -25,11 +27,19 @@ public struct FlowList: Sendable, Encodable {
         public var state: String
         /// In how many seconds the kernel forgets it, if nothing more comes.
         public var expires: UInt32
-        /// Of the host that began it; absent: they are not counted (net.netfilter.nf_conntrack_acct).
+        /// Of the host that began it, by the kernel and by the fast path; absent: the kernel does not count them
+        /// (net.netfilter.nf_conntrack_acct).
         public var sent: Counter?
         /// Of the other host.
         public var received: Counter?
         public var forwardedBy: Forwarder
+        /// What the workers have forwarded of it; absent: it is not theirs.
+        public var fastPath: Part?
+
+        public struct Part: Hashable, Sendable, Encodable {
+            public var sent: Counter
+            public var received: Counter
+        }
     }
 
     public struct Endpoints: Hashable, Sendable, Encodable {
@@ -57,13 +67,14 @@ public struct FlowList: Sendable, Encodable {
     public static func read() throws(Failure) -> FlowList? {
         guard let state = try StateFile().load() else { return nil }
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
+        let carried = try kernel { () throws(KernelError) in try Carried(trunk: state.parentIndex, socket) }
         let host = try Host.read(socket, parent: nil, parentIndex: 0, vlans: [])
         let networks = VLANNetworks(state.configuration, on: host)
         var flows: [(key: [UInt64], flow: Flow)] = []
         try kernel { () throws(KernelError) in
             var dump = try ConnectionDump()
             _ = try dump.read(limit: .max) { connection in
-                if let flow = Flow(connection, networks) { flows.append((connection.order(flow), flow)) }
+                if let flow = Flow(connection, networks, carried) { flows.append((connection.order(flow), flow)) }
             }
         }
         flows.sort { $0.key.lexicographicallyPrecedes($1.key) }
@@ -81,7 +92,7 @@ extension Connection {
 
 extension FlowList.Flow {
     /// nil where it does not lead from one VLAN to another.
-    init?(_ connection: Connection, _ networks: VLANNetworks) {
+    init?(_ connection: Connection, _ networks: VLANNetworks, _ carried: Carried) {
         guard let from = networks.vlan(of: connection.original.source),
             let to = networks.vlan(of: connection.reply.source), from != to
         else { return nil }
@@ -99,8 +110,40 @@ extension FlowList.Flow {
         expires = connection.timeout ?? 0
         sent = (connection.counters?.original).map { FlowList.Counter(packets: $0.packets, bytes: $0.octets) }
         received = (connection.counters?.reply).map { FlowList.Counter(packets: $0.packets, bytes: $0.octets) }
-        // The fast path leaves all that is tracked to the kernel.
         forwardedBy = .kernel
+        guard let there = carried.counts[connection.original], let back = carried.counts[connection.reply] else {
+            return
+        }
+        forwardedBy = .fastPath
+        fastPath = Part(sent: there, received: back)
+        // The kernel has not seen these.
+        sent?.add(there)
+        received?.add(back)
+    }
+}
+
+extension FlowList.Counter {
+    fileprivate mutating func add(_ other: Self) {
+        packets &+= other.packets
+        bytes &+= other.bytes
+    }
+}
+
+/// The directions of connections that are the workers'.
+struct Carried {
+    private(set) var counts: [FlowTuple: FlowList.Counter] = [:]
+
+    /// - Parameter trunk: the index of its interface.
+    init(trunk: UInt32, _ socket: borrowing NetlinkSocket) throws(KernelError) {
+        guard let maps = try OwnedFlowMaps.find(linkIndex: trunk, socket: socket) else { return }
+        let memory = try FlowMemory(reading: maps)
+        memory.forEachOwned { entry, count in
+            let tuple = FlowTuple(
+                source: entry.source, destination: entry.destination, protocolNumber: entry.transport.rawValue,
+                sourcePort: entry.sourcePort, destinationPort: entry.destinationPort)
+            // Workers count frames, with their Ethernet header.
+            counts[tuple] = FlowList.Counter(packets: count.packets, bytes: count.bytes &- 14 &* count.packets)
+        }
     }
 }
 

@@ -7,7 +7,8 @@ struct FlowsCommand: ParsableCommand {
         abstract: "Show the connections between the VLANs.",
         discussion: """
             Those that the kernel tracks, of TCP, UDP and echo requests, with their addresses before and after translation. \
-            Packets and bytes are there for connections that began after `sysctl net.netfilter.nf_conntrack_acct=1`.
+            Packets and bytes are there for connections that began after `sysctl net.netfilter.nf_conntrack_acct=1`; what the \
+            fast path has carried of a connection that is the workers' is always known.
 
             Exit status: 0 done; 3 vrouter is not up here.
             """)
@@ -27,11 +28,13 @@ struct FlowsCommand: ParsableCommand {
     }
 
     private func table(_ list: FlowList) -> Table {
+        let isCarried = list.flows.contains { $0.fastPath != nil }
         let counts = list.flows.contains { $0.sent != nil }
         var table = Table(
             ["protocol", "VLANs", "from", "to", "seen as", "at", "state", "expires", "forwarded by"]
-                + (counts ? ["packets", "bytes", "packets back", "bytes back"] : []))
-        table.rightAligned = [7, 9, 10, 11, 12]
+                + (counts ? ["packets", "bytes", "packets back", "bytes back"] : [])
+                + (isCarried ? ["workers' packets", "and back"] : []))
+        table.rightAligned = [7, 9, 10, 11, 12, 13, 14]
         for flow in list.flows {
             // What is not translated is not said again.
             let (before, after) = (flow.original, flow.translated)
@@ -45,6 +48,11 @@ struct FlowsCommand: ParsableCommand {
                     + (counts
                         ? [flow.sent?.packets, flow.sent?.bytes, flow.received?.packets, flow.received?.bytes]
                             .map { $0.map(String.init) ?? "" }
+                        : [])
+                    + (isCarried
+                        ? [flow.fastPath?.sent.packets, flow.fastPath?.received.packets].map {
+                            $0.map(String.init) ?? ""
+                        }
                         : []))
         }
         return table

@@ -120,7 +120,7 @@ private func tuple(_ source: String, _ sourcePort: UInt16, _ destination: String
         // What comes out is of what went in, or nothing: no length leads outside, none is taken on trust.
         var generator = SeededGenerator(seed: 1)
         var read = 0
-        for _ in 0..<20_000 {
+        for _ in 0..<5000 {
             var changed = goldenConnection
             for _ in 0..<Int.random(in: 1...3, using: &generator) {
                 changed[Int.random(in: 0..<changed.count, using: &generator)] =
@@ -129,7 +129,7 @@ private func tuple(_ source: String, _ sourcePort: UInt16, _ destination: String
             }
             read += events(changed).count
         }
-        #expect(read > 1000 && read < 20_000)
+        #expect(read > 250 && read < 5000)
     }
 
     // MARK: The kernel's
