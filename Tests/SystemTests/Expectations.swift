@@ -19,3 +19,8 @@ func requireChanged(_ host: TestHost, since before: [String], sourceLocation: So
 
 /// Whether this is the virtual machine of `make test`: ten times slower than a real one.
 var isEmulated: Bool { ThisProcess.environment["VROUTER_TEST_IN_VM"] == "1" }
+
+/// For a test that takes minutes where the machine is emulated, and shows little there that others do not.
+let whereItIsFast: ConditionTrait = .enabled(
+    if: !isEmulated || ThisProcess.environment["VROUTER_TEST_EVERYTHING"] == "1",
+    "takes minutes where the machine is emulated: there, `make test VM=all` runs it")

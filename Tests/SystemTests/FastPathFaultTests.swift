@@ -28,7 +28,7 @@ import Testing
     private func pause(_ milliseconds: UInt32) { ThisProcess.sleep(milliseconds: milliseconds * (isEmulated ? 3 : 1)) }
 
     /// Ownership goes back and forth a hundred times (emulated, twenty) under as many packets as go.
-    @Test func eachPacketArrivesExactlyOnce() throws {
+    @Test(whereItIsFast) func eachPacketArrivesExactlyOnce() throws {
         let site = try Site()
         try site.upFast()
         func drops() throws -> Int {
@@ -106,7 +106,7 @@ import Testing
     }
 
     /// What changed while it was stopped holds as soon as it is resumed: what comes to it goes the new way.
-    @Test func aForwarderThatSleptThroughAChange() throws {
+    @Test(whereItIsFast) func aForwarderThatSleptThroughAChange() throws {
         let site = try Site()
         try site.upFast()
         let forwarder = try site.router.forwarder()
@@ -123,7 +123,7 @@ import Testing
     }
 
     /// One worker of two hangs: its flows go back to the kernel, and the other's go on.
-    @Test func aWorkerThatHangs() throws {
+    @Test(whereItIsFast) func aWorkerThatHangs() throws {
         let site = try Site()
         try site.upFast("--workers 2")
         let forwarder = try site.router.forwarder()

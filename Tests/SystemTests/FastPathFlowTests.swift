@@ -243,7 +243,7 @@ import Testing
     }
 
     /// Two hosts choose the same port: hidden behind one address, one of them gets another.
-    @Test func theSamePortOfTwoHosts() throws {
+    @Test(whereItIsFast) func theSamePortOfTwoHosts() throws {
         let site = try Site()
         try site.upFlows()
         _ = try site.ping(site.host(300), "172.16.20.10")
@@ -324,7 +324,7 @@ import Testing
     }
 
     /// What is in use stays, though the kernel does not see it; what is not in use ends, as ever.
-    @Test func timeouts() throws {
+    @Test(whereItIsFast) func timeouts() throws {
         let site = try Site()
         try site.upFlows()
         let seconds = isEmulated ? 6 : 3

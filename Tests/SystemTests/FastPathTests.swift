@@ -127,7 +127,7 @@ import Testing
     ]
 
     /// Whatever ends the workers' part, or changes a way, does so at once; and it comes back.
-    @Test func changesHoldAtOnce() throws {
+    @Test(whereItIsFast) func changesHoldAtOnce() throws {
         let site = try Site()
         try site.upFast()
         for change in Self.changes {
@@ -159,7 +159,7 @@ import Testing
     }
 
     /// An address moves to another host, which says so to everybody: as a pair of servers does when one of them dies.
-    @Test func anAddressThatMoves() throws {
+    @Test(whereItIsFast) func anAddressThatMoves() throws {
         let site = try Site()
         try site.upFast()
         let standby = try site.addHost(200, "172.16.20.11")
@@ -199,7 +199,7 @@ import Testing
     }
 
     /// BIRD tells the kernel of a route, the kernel tells the workers.
-    @Test func aRoutingDaemon() throws {
+    @Test(whereItIsFast) func aRoutingDaemon() throws {
         let site = try Site()
         try site.upFast()
         try site.host(200).sh("ip address add 10.60.0.1/32 dev lo")

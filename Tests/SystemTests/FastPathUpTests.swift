@@ -69,7 +69,7 @@ import Testing
         return (0..<count).map { "\($0):before" } + ["\(count - 1):after"]
     }
 
-    @Test func aFailedUpPutsEverythingBack() throws {
+    @Test(whereItIsFast) func aFailedUpPutsEverythingBack() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         for moment in try moments(host, "up --parent enp0s8 \(Self.first)") {
@@ -80,7 +80,7 @@ import Testing
         }
     }
 
-    @Test func aKilledUpIsFinishedByUpAndTakenBackByDown() throws {
+    @Test(whereItIsFast) func aKilledUpIsFinishedByUpAndTakenBackByDown() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let recoveries = ["up", "down"]
