@@ -12,11 +12,6 @@ public struct OwnedFlowMaps: ~Copyable {
 
     static let names: Set<String> = ["own_flows4", "own_flows6", "own_counts4", "own_counts6"]
 
-    private init(descriptors: [String: FileDescriptor], flowCount: Int) {
-        self.descriptors = descriptors
-        self.flowCount = flowCount
-    }
-
     deinit {
         for descriptor in descriptors.values { try? descriptor.close() }
     }
