@@ -45,7 +45,7 @@ help:
 	@echo '  make install    the program, shell completions and manual page, below PREFIX=$(PREFIX) (DESTDIR is honoured)'
 	@echo '  make uninstall  and away again'
 	@echo '  make test       lint, unit tests, system tests on this kernel, and again on the stock Debian kernel in a virtual machine'
-	@echo '                  VM=no leaves the virtual machine out, VERBOSE=1 shows every test, SUITES="KernelTests ..." runs only those'
+	@echo '                  VM=no leaves the virtual machine out, VM=all runs the long tests there, too, VERBOSE=1 shows every test, SUITES="KernelTests ..." runs only those'
 	@echo '  make lint       format and shell scripts'
 	@echo '  make bench      how fast this machine routes, beside Open vSwitch and others; writes benchmarks/RESULTS.md; ten minutes'
 	@echo '                  BENCH="--quick" gives options of `vrouter bench`, PEERS="" leaves the others out'

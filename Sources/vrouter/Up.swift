@@ -26,8 +26,8 @@ struct Up: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             """
-            What forwards between VLANs beside the kernel: 'af-packet', workers in user space that take what needs neither \
-            translation nor a look at its connection, and leave the rest to the kernel; 'none'.
+            What forwards between VLANs beside the kernel: 'af-packet', workers in user space that take connections which the \
+            kernel has let pass, and what needs no look at its connection, and leave the rest to the kernel; 'none'.
             """, valueName: "none|af-packet"))
     var fastPath: FastPathChoice = .none
 
