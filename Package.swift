@@ -102,7 +102,7 @@ let package = Package(
             name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "SystemTests",
-            dependencies: ["Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport"],
+            dependencies: ["DataPlane", "Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport"],
             swiftSettings: strict),
     ]
 )
