@@ -501,7 +501,7 @@ import Testing
                 """, arguments: ["\(count)"])
         }
         let known = try site.connections("-p tcp", closed: 10).filter { $0.contains(" dport=8000 ") }
-        #expect(known.contains { $0.contains("TIME_WAIT") })
+        #expect(known.contains { $0.contains("TIME_WAIT") }, "\(known.suffix(20).joined(separator: "\n"))")
         let open = known.filter { $0.contains("ESTABLISHED") }
         let text = open.prefix(10).joined(separator: "\n")
         #expect(open.count == 0, "of \(known.count): \(text)")
