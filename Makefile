@@ -10,9 +10,9 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 # ---- Debian packages: what the build needs, what a demonstration or a test runs, and what is needed to check and to package.
 BUILD_PACKAGES := libbpf-dev libmnl-dev libnftnl-dev libpcap-dev linux-libc-dev pkg-config
 DEMO_PACKAGES  := iproute2 iputils-ping
-TEST_PACKAGES  := binutils bird2 bpftool conntrack curl ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
+TEST_PACKAGES  := binutils bpftool conntrack curl ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
                   nftables procps python3 tcpdump traceroute \
-                  busybox-static cpio kmod qemu-system-x86
+                  busybox-static cpio kmod libreadline8 libssh-gcrypt-4 qemu-system-x86
 LINT_PACKAGES  := shellcheck
 BENCH_PACKAGES := dpdk-dev gcc iperf3 jq libc6-dev openvswitch-switch
 INSTALL_PACKAGES := binutils jq
@@ -61,6 +61,10 @@ deps-bench:
 	$(call ensure,$(BENCH_PACKAGES))
 deps-test:
 	$(call ensure,$(TEST_PACKAGES))
+	@# Only unpacked: installed, it would begin to run here.
+	@[ -x .build/test-tools/usr/sbin/bird ] || { mkdir -p .build/test-tools && cd .build/test-tools && \
+	    { apt-get -qq download bird2 || { $(SUDO) apt-get -qq update && apt-get -qq download bird2; }; } && \
+	    dpkg -x bird2_*.deb . && rm bird2_*.deb; }
 deps-lint:
 	$(call ensure,$(LINT_PACKAGES))
 deps-install:

@@ -94,6 +94,7 @@ struct FlowBook: ~Copyable {
     ///
     /// - Parameter families: of which routes are as the snapshot has them.
     mutating func update(_ snapshot: Snapshot, _ families: Set<IPFamily>) throws(KernelError) {
+        readTimeouts()
         var happened: [ConnectionEvent] = []
         if try events.read(limit: Self.portion, { happened.append($0) }) == .overrun {
             dump = nil
@@ -270,7 +271,6 @@ struct FlowBook: ~Copyable {
     /// are in use.
     private mutating func tell() throws(KernelError) {
         guard !requests.isEmpty else { return }
-        readTimeouts()
         var batch = NetlinkBatch()
         var used: [FlowMemory.Slot] = []
         for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {

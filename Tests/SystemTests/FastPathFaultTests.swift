@@ -203,7 +203,7 @@ import Testing
         """
 
     /// A TCP connection outlives the worker that carries it, and its successor takes it over.
-    @Test func aConnectionOutlivesItsWorker() throws {
+    @Test(whereItIsFast) func aConnectionOutlivesItsWorker() throws {
         let site = try Site()
         try site.upFast()
         // Segments one by one: those that travel together are the kernel's.

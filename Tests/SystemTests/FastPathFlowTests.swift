@@ -32,7 +32,7 @@ import Testing
         try expectNoBadChecksums(site)
     }
 
-    @Test(arguments: [false, true]) func udpThroughput(hasFullChecksums: Bool) throws {
+    @Test(whereItIsFast, arguments: [false, true]) func udpThroughput(hasFullChecksums: Bool) throws {
         let site = try Site()
         try site.upFlows()
         try site.sendSingleFrames(hasFullChecksums: hasFullChecksums)
@@ -477,7 +477,7 @@ import Testing
     }
 
     /// Connections that end at any moment of being handed to the workers: none stands as if it went on.
-    @Test func connectionsThatEndEarly() throws {
+    @Test(whereItIsFast) func connectionsThatEndEarly() throws {
         let site = try Site()
         try site.upFlows()
         let count = isEmulated ? 30 : 200
@@ -576,7 +576,7 @@ import Testing
     }
 
     /// What ends a connection's way, or changes it, does so for the workers, too.
-    @Test func changesHoldAtOnce() throws {
+    @Test(whereItIsFast) func changesHoldAtOnce() throws {
         let site = try Site()
         try site.upFlows()
         let changes = [

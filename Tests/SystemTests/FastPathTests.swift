@@ -136,7 +136,7 @@ import Testing
         }
     }
 
-    @Test func aRouteThroughARouterInAVLAN() throws {
+    @Test(whereItIsFast) func aRouteThroughARouterInAVLAN() throws {
         let site = try Site()
         try site.upFast()
         try site.host(200).sh("ip address add 10.50.0.1/32 dev lo")
