@@ -24,8 +24,7 @@ struct FlowBook: ~Copyable {
     private var leaving: [(slot: FlowMemory.Slot, since: ContinuousClock.Instant)] = []
     /// Requests to the kernel about the connections that these are the original directions of.
     private var requests: [FlowMemory.Slot] = []
-    private var timeouts = Timeouts()
-    private var timeoutsRead: ContinuousClock.Instant?
+    private var timeouts = Timeouts.read()
     /// How many of `connections` have been looked at for use in this round.
     private var scanned = 0
     private let began = ContinuousClock.now
@@ -94,7 +93,6 @@ struct FlowBook: ~Copyable {
     ///
     /// - Parameter families: of which routes are as the snapshot has them.
     mutating func update(_ snapshot: Snapshot, _ families: Set<IPFamily>) throws(KernelError) {
-        readTimeouts()
         var happened: [ConnectionEvent] = []
         if try events.read(limit: Self.portion, { happened.append($0) }) == .overrun {
             dump = nil
@@ -115,6 +113,7 @@ struct FlowBook: ~Copyable {
             dump = try ConnectionDump()
             nextDump = nil
             epoch &+= 1
+            readTimeouts()
         }
         guard dump != nil else { return }
         var seen: [Connection] = []
@@ -149,7 +148,8 @@ struct FlowBook: ~Copyable {
             change(known) { $0.isFresh = true }
             return fresh.append(known)
         }
-        guard connection.mayBeOwned, !isReset(connection), families.contains(connection.original.source.family),
+        guard connection.mayBeOwned, isEvent || !isReset(connection),
+            families.contains(connection.original.source.family),
             let entries = entries(connection, snapshot)
         else { return }
         // An older connection with the same addresses, one way or the other.
@@ -328,10 +328,7 @@ struct FlowBook: ~Copyable {
         scanned = end
     }
 
-    /// At most once a second.
     private mutating func readTimeouts() {
-        guard timeoutsRead.map({ .now - $0 >= .seconds(1) }) ?? true else { return }
-        timeoutsRead = .now
         let now = Timeouts.read()
         guard now != timeouts else { return }
         timeouts = now
