@@ -72,6 +72,9 @@ public enum FastPath {
         var line = try Line(trunk, wanted)
         var state = state
         var owning = Mirror.Owning()
+        // Rules that somebody has put into our table; looked for when something has happened to rules.
+        var isOurTableAsLeft = true
+        var rulesHaveChanged = true
         var nextLook = ContinuousClock.now
         var snapshot = Snapshot(World())
         while Interruption.signal == nil {
@@ -79,7 +82,10 @@ public enum FastPath {
                 // By the clock, too: programs on hooks, rules of legacy iptables and the state file are not announced.
                 guard let loaded = try? file.load(), loaded.configuration.fastPath != nil else { break }
                 state = loaded
-                let obstacles = try Obstacles.find(state, requests)
+                var obstacles = try Obstacles.find(state, requests)
+                if rulesHaveChanged { isOurTableAsLeft = Obstacles.isTableAsLeft(state) }
+                rulesHaveChanged = false
+                if !isOurTableAsLeft { obstacles.ofFlows.append(Obstacles.changedTable) }
                 owning = Mirror.Owning(stateless: obstacles.isEmpty, flows: obstacles.ofFlows.isEmpty)
                 try mirror.use(counters.takeUsed(), snapshot, requests)
                 line.keepFlowsAlive()
@@ -98,6 +104,7 @@ public enum FastPath {
             let others = owning.flows ? [mirror.descriptor, line.flowDescriptor] : [mirror.descriptor]
             if events.wait(milliseconds: Int32(max(0, left)), others: others) {
                 nextLook = .now
+                rulesHaveChanged = true
             }
         }
         try line.end(requests)

@@ -38,7 +38,8 @@ public struct FastPathStatus: Sendable, Encodable {
     static func read(_ state: State) throws(Failure) -> (FastPathStatus?, Reading?) {
         guard state.configuration.fastPath != nil else { return (nil, nil) }
         return try kernel { () throws(KernelError) in
-            let obstacles = try Obstacles.find(state, NetlinkSocket())
+            var obstacles = try Obstacles.find(state, NetlinkSocket())
+            if !Obstacles.isTableAsLeft(state) { obstacles.ofFlows.append(Obstacles.changedTable) }
             var status = FastPathStatus(
                 process: try FastPath.companion?.process(), obstacles: obstacles.ofFlows,
                 onlyKnownConnections: obstacles.ofStateless, connections: 0, workers: [])

@@ -30,6 +30,8 @@ struct FlowBook: ~Copyable {
     private let began = ContinuousClock.now
     /// The original directions' slots of all that are entered and not leaving, in no order.
     private var connections: [FlowMemory.Slot] = []
+    /// When the last dump began, and how long it took.
+    private var dumped = (began: ContinuousClock.now, duration: Duration.zero)
     /// Counts dumps: what the last one did not show has ended.
     private var epoch: UInt32 = 0
 
@@ -82,10 +84,6 @@ struct FlowBook: ~Copyable {
     var descriptor: Int32 { events.descriptor }
     /// Whether there is something to do that no event tells.
     var isBusy: Bool { dump != nil || !fresh.isEmpty || !leaving.isEmpty }
-    /// Whether workers are to be told before more can be done.
-    var needsTurn: Bool {
-        !fresh.isEmpty || leaving.first.map { .now - $0.since >= Self.drain } ?? false
-    }
 
     // MARK: What the kernel says
 
@@ -113,6 +111,7 @@ struct FlowBook: ~Copyable {
             dump = try ConnectionDump()
             nextDump = nil
             epoch &+= 1
+            dumped.began = .now
             readTimeouts()
         }
         guard dump != nil else { return }
@@ -121,6 +120,7 @@ struct FlowBook: ~Copyable {
         for connection in seen { consider(connection, snapshot, families, isEvent: false) }
         guard isFinished else { return }
         dump = nil
+        dumped.duration = .now - dumped.began
         for slot in connections where note(slot).epoch != epoch { leave(slot) }
     }
 
@@ -194,9 +194,10 @@ struct FlowBook: ~Copyable {
         return slot.flatMap { note($0).isOriginal ? $0 : nil }
     }
 
-    /// Looks at everything again, but not at once: what changes mostly changes more than once.
+    /// Looks at everything again, but not at once: what changes mostly changes more than once. And where routes change all the time,
+    /// there is more to do than that.
     private mutating func lookAgain() {
-        if nextDump == nil { nextDump = .now + Self.pauseBeforeDump }
+        if nextDump == nil { nextDump = .now + max(Self.pauseBeforeDump, dumped.duration * 10) }
     }
 
     // MARK: What is no longer so

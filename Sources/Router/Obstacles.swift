@@ -13,6 +13,14 @@ struct Obstacles {
     /// Whether nothing is in the way.
     var isEmpty: Bool { ofStateless.isEmpty && ofFlows.isEmpty }
 
+    static let changedTable = "the rules of the table inet \(Host.tableName) are not those that `vrouter up` has left"
+
+    /// Whether our table is what `up` has made. Reading it takes as long as there are VLANs.
+    static func isTableAsLeft(_ state: State) -> Bool {
+        guard state.phase == .applied, let wanted = state.table?.fingerprint else { return true }
+        return Host.readTable() == .present(fingerprint: wanted)
+    }
+
     static func find(_ state: State, _ socket: borrowing NetlinkSocket) throws(KernelError) -> Obstacles {
         let configuration = state.configuration
         var result = Obstacles()

@@ -590,6 +590,10 @@ import Testing
                 prepare: """
                     nft 'table ip foreign { chain c { type nat hook prerouting priority -110; udp dport 4712 drop; }; }'
                     """),
+            Change(
+                make: "nft insert rule inet vrouter forward ip daddr 172.16.20.10 drop",
+                undo: "nft delete rule inet vrouter forward handle $(nft -a list chain inet vrouter forward | sed -n 's/.*daddr 172.16.20.10 drop # handle //p')"
+            ),
             Change(make: "ip route add blackhole 172.16.20.10/32", undo: "ip route del blackhole 172.16.20.10/32"),
             Change(make: "ip link set enp0s8.200 down", undo: "ip link set enp0s8.200 up"),
             Change(

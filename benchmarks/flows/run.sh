@@ -21,7 +21,7 @@ inside() { # COUNT VROUTER: prints lines of "WHAT NUMBER"
     "$vrouter" up --parent trunk --vlan 100=10.0.0.1/16 --vlan 200=10.1.0.1/16 >/dev/null
     # Two hosts: all connections are between those.
     printf 'neigh add 10.%s.0.2 lladdr 02:00:00:00:00:0%s dev trunk.%s nud permanent\n' 0 1 100 1 2 200 | ip -batch -
-    local forwarder flags=(--fast-path af-packet --fast-path-from 0 --fast-path-connections "$count")
+    local flags=(--fast-path af-packet --fast-path-from 0 --fast-path-connections "$count")
     up "${flags[@]}" >/dev/null
     echo "memory-empty $(resident)"
 
@@ -116,7 +116,7 @@ if [ "${1-}" = inside ]; then shift; vrouter=$2; inside "$@"; exit; fi
 # --- Outside
 
 count=1000000 vrouter=$here/../../.build/release/vrouter write=
-arguments="$*"
+arguments=$*
 while [ $# -gt 0 ]; do
     case $1 in
     --connections) count=$2; shift 2 ;;
@@ -127,5 +127,44 @@ while [ $# -gt 0 ]; do
 done
 [ -x "$vrouter" ] || { echo "run.sh: there is no $vrouter: run 'make build'" >&2; exit 1; }
 vrouter=$(realpath "$vrouter")
-echo "$count connections" >&2
-unshare --net --mount --pid --fork --mount-proc "$0" inside 1000 "$vrouter"
+
+allowed=/proc/sys/net/netfilter/nf_conntrack_max
+before=$(cat $allowed)
+trap 'echo "$before" >$allowed' EXIT
+[ "$before" -ge $((count + 1000)) ] || echo $((count + 1000)) >$allowed
+
+echo "$count connections: filled into the kernel's table, found there, changed, ended" >&2
+declare -A got
+while read -r what number; do got[$what]=$number; done < <(
+    unshare --net --mount --pid --fork --mount-proc "$0" inside "$count" "$vrouter")
+[ -n "${got[end-milliseconds]-}" ] || { echo "run.sh: it did not come to its end" >&2; exit 1; }
+
+failed=0
+claim() { # TEXT NUMBER LIMIT: the number is not more than the limit
+    if [ "$2" -le "$3" ]; then echo "- PASS: $1: $2 ≤ $3"; else echo "- FAIL: $1: $2 > $3"; failed=1; fi
+}
+report() {
+    local memory=${got[memory]} kernel=${got[kernel]} found=${got[found]}
+    echo "- command: \`benchmarks/flows/run.sh${arguments:+ $arguments}\`"
+    echo "- machine: $(sed -n '/^model name/{s/.*: //p;q}' /proc/cpuinfo), $(nproc) cores, kernel $(uname -r)"
+    echo
+    echo "| what | |"
+    echo "|---|---|"
+    echo "| connections in the kernel's table | ${got[kernel]} |"
+    echo "| of those, carried by the workers after they were found | ${got[found]} |"
+    echo "| milliseconds to find them, from the start of \`vrouter forward\` on | ${got[found-milliseconds]} |"
+    echo "| milliseconds in which all of them were changed, each an event | ${got[change-milliseconds]} |"
+    echo "| milliseconds of \`vrouter forward\`'s processor time for that | ${got[event-milliseconds]} |"
+    echo "| milliseconds to see that all of them had ended | ${got[end-milliseconds]} |"
+    echo "| MiB of memory before, with a place for as many of each family | $((${got[memory-empty]} >> 20)) |"
+    echo "| MiB of memory, with them | $((memory >> 20)) |"
+    echo "| octets of memory for a connection, both directions, places for IPv6 included | $((memory / count)) |"
+    echo
+    claim "connections that are not carried" $((kernel - found)) 0
+    claim "microseconds of processor time for an event" $((${got[event-milliseconds]} * 1000 / count)) 20
+}
+report=$(report)
+echo "$report"
+[ -z "$write" ] || { echo "# Many connections: results"; echo; echo "$report"; } >"$here/RESULTS.md"
+grep -q FAIL <<<"$report" && failed=1
+exit $failed
