@@ -592,7 +592,10 @@ import Testing
                     """),
             Change(
                 make: "nft insert rule inet vrouter forward ip daddr 172.16.20.10 drop",
-                undo: "nft delete rule inet vrouter forward handle $(nft -a list chain inet vrouter forward | sed -n 's/.*daddr 172.16.20.10 drop # handle //p')"
+                undo: """
+                    handle=$(nft -a list chain inet vrouter forward | sed -n 's/.*daddr 172.16.20.10 drop # handle //p')
+                    nft delete rule inet vrouter forward handle $handle
+                    """
             ),
             Change(make: "ip route add blackhole 172.16.20.10/32", undo: "ip route del blackhole 172.16.20.10/32"),
             Change(make: "ip link set enp0s8.200 down", undo: "ip link set enp0s8.200 up"),
