@@ -200,7 +200,7 @@ import Testing
     }
 
     /// Someone else's table sends a port of the router's to a host, and hides who asks for IPv6, too.
-    @Test func aForwardedPort() throws {
+    @Test(whereItIsFast) func aForwardedPort() throws {
         let site = try Site()
         try site.upFlows()
         try site.router.sh(

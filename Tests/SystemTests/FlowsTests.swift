@@ -29,7 +29,7 @@ import Testing
         return try JSONDecoder().decode(Document.self, from: Data(result.output.utf8)).flows
     }
 
-    @Test func connectionsAreShownBeforeAndAfterTranslation() throws {
+    @Test(whereItIsFast) func connectionsAreShownBeforeAndAfterTranslation() throws {
         let site = try Site()
         #expect(try site.router.vrouter("flows").status == 3)
         try site.up("--masquerade vlans")
