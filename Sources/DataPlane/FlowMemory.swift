@@ -10,6 +10,7 @@ import Forwarding
 import Kernel
 import PacketIO
 import Packets
+import Synchronization
 
 /// One thread fills and clears it; workers read it.
 @safe public final class FlowMemory: @unchecked Sendable {
@@ -18,6 +19,8 @@ import Packets
     private let counts4: Mapping
     private let counts6: Mapping
     private let seed: UInt64
+    /// Entries that are not free. Where there are none, nobody looks for one.
+    private let entries = Atomic(0)
 
     /// A place in the table.
     public struct Slot: Hashable, Sendable {
@@ -61,6 +64,9 @@ import Packets
     /// Octets before and after are somebody else's.
     @inline(__always)
     func withTable<Result>(_ body: (borrowing FlowTable) -> Result) -> Result {
+        guard entries.load(ordering: .relaxed) > 0 else {
+            return body(FlowTable(v4: Span(), v6: Span(), seed: seed))
+        }
         // SAFETY: both are whole words of mappings that live as long as this. What another thread changes is told above; a word is read and
         // written as a whole.
         let v4 = unsafe UnsafeBufferPointer(start: entries4.words, count: entries4.count / 8)
@@ -99,6 +105,7 @@ import Packets
         let (base, id) = (number * words.count, FlowLayout.addressWords(family))
         for (index, word) in words.enumerated() where index != id { store(word, at: base + index, family) }
         store(words[id] | FlowLayout.knownState.bigEndian, at: base + id, family)
+        entries.add(1, ordering: .relaxed)
         let counts = unsafe countMemory(family) + number * Self.countWords
         unsafe vr_store_relaxed64(counts, 0)
         unsafe vr_store_relaxed64(counts + 1, 0)
@@ -146,6 +153,8 @@ import Packets
     }
 
     public func clear(_ slot: Slot) {
+        guard state(slot) != FlowLayout.freeState else { return }
+        entries.subtract(1, ordering: .relaxed)
         let words = FlowLayout.words(slot.family)
         for index in 0..<words { store(0, at: slot.number * words + index, slot.family) }
     }
