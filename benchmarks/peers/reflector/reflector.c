@@ -104,9 +104,9 @@ static volatile __u64 *own(const char *path, int packets, unsigned interface, co
     struct bpf_object *object = bpf_object__open_file(path, NULL);
     if (!object || bpf_object__load(object))
         die(path);
-    struct { __u16 mtu, checks_source; } ingress = {.mtu = 1500};
+    struct { __u16 mtu; __u8 checks_source, is_stateless; } ingress = {.mtu = 1500, .is_stateless = 1};
     struct { __u16 vlan, mtu; } destination = {.mtu = 1500};
-    struct { __u32 longest_frame, threshold, has_prefixes; } control = {.longest_frame = SLOT_BYTES - 128};
+    struct { __u32 longest_frame, threshold, has_prefixes, has_flows; } control = {.longest_frame = SLOT_BYTES - 128};
     __u32 zero = 0;
     int failed = bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, "own_control"), &zero, &control, 0);
     for (int side = 0; side < 2; side++) {
