@@ -1,9 +1,9 @@
 // The table of flows, in memory that the filter reads too (own_flows4 and own_flows6 of ownership.bpf.c), and what the workers count of
 // each entry beside it.
 //
-// An entry's way is: free → known → owned → known → free; the filter itself makes an owned
-// one an ended one, when it sees the end of a connection. It is written while it is free, and cleared only once every worker has begun
-// anew since the filter gave the last of its frames: a worker never sees one that changes, but for its state, which is the filter's.
+// An entry's way is: free → known → owned → known → free; the filter itself makes an owned one an ended one, when it sees the end of
+// a connection. It is written while it is free, and cleared only once every worker has begun anew since the filter gave the last of its
+// frames: a worker never sees one that changes, but for its state, which is the filter's.
 
 import CLinux
 import Forwarding
