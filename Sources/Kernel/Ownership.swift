@@ -134,8 +134,9 @@ public struct Ownership: ~Copyable {
     }
 
     private static let flowsPerBucket = 8
-    /// As far as two buckets to choose from can be filled, with next to no flow that finds both full (see FlowMemoryTests).
-    private static let percentFilled = 75
+    /// As far as two buckets to choose from can be filled without a flow that finds both full: at 70, one of some hundred tables has such
+    /// a flow; at 75, one of ten that are for thousands of connections.
+    private static let percentFilled = 65
 
     private static func load(
         worker: Int, _ settings: Settings, share: (BPFMap) throws(KernelError) -> Void = { _ in }

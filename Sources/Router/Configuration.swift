@@ -39,7 +39,7 @@ public struct Configuration: Hashable, Sendable, Codable {
             guard (1...Self.mostConnections).contains(connections) else {
                 throw Failure(
                     .usage, "--fast-path-connections \(connections): not a number of connections",
-                    remedy: "give one from 1 to \(Self.mostConnections); each takes about 530 octets of memory")
+                    remedy: "give one from 1 to \(Self.mostConnections); each takes about 600 octets of memory")
             }
             self.workers = workers
             self.threshold = threshold

@@ -741,7 +741,7 @@ import Testing
                     running.remove((port, one))
                 else:
                     one.step()
-                    time.sleep(0.001)
+                    time.sleep(0.005 * slowness)  # time to be handed over
         """#
 
     // MARK: Helpers
