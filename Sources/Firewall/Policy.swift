@@ -80,7 +80,7 @@ public struct Policy: Hashable, Sendable {
     }
 
     /// Whose IPv4 source address is replaced by that of the interface through which a packet leaves.
-    public enum Masquerade: String, Hashable, Sendable, CaseIterable {
+    public enum Masquerade: String, Hashable, Sendable, CaseIterable, Codable {
         /// Whatever enters a VLAN. Hosts there see the gateway instead of the client, and need no route back.
         case vlans
         /// What leaves the VLANs for other networks. Between VLANs, hosts see each other's addresses.

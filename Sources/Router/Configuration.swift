@@ -13,6 +13,27 @@ public struct Configuration: Hashable, Sendable, Codable {
     public var denied: [DeniedPair]
     /// What forwards between VLANs beside the kernel; nil: nothing.
     public var fastPath: FastPath?
+    /// Interfaces behind which the outside is; empty: all that are no gateways.
+    public var uplinks: [String] = []
+    /// Whose IPv6 source address is replaced.
+    public var masqueradeIPv6 = Policy.Masquerade.none
+    /// Who may open connections to whom, by the VLANs' zones.
+    public var matrix = ZoneMatrix()
+    public var portForwards: [PortForward] = []
+    public var routes: [StaticRoute] = []
+    /// Whether TCP connections are told of a smaller MTU on their way when they begin.
+    public var clampsMSS = false
+
+    /// A route to a network behind a router that is in one of the VLANs, or behind the uplink.
+    public struct StaticRoute: Hashable, Sendable, Codable {
+        public var destination: IPPrefix
+        public var gateway: IPAddress
+
+        public init(destination: IPPrefix, gateway: IPAddress) {
+            self.destination = destination
+            self.gateway = gateway
+        }
+    }
 
     /// Workers that move frames in user space.
     public struct FastPath: Hashable, Sendable, Codable {
@@ -51,10 +72,20 @@ public struct Configuration: Hashable, Sendable, Codable {
         public var id: VLANID
         /// The gateway's addresses.
         public var addresses: [InterfaceAddress]
+        /// Of the gateway interface; nil: the parent's name and the id.
+        public var name: String?
+        /// In octets of IP; nil: the parent's.
+        public var mtu: UInt32?
+        public var zone: Zone
 
-        public init(id: VLANID, addresses: [InterfaceAddress]) {
+        public init(
+            id: VLANID, addresses: [InterfaceAddress], name: String? = nil, mtu: UInt32? = nil, zone: Zone = .vlans
+        ) {
             self.id = id
             self.addresses = addresses
+            self.name = name
+            self.mtu = mtu
+            self.zone = zone
         }
     }
 

@@ -1,7 +1,4 @@
-// How values of Packets and Firewall stand in JSON: as people write them.
-
-import Firewall
-import Packets
+// How addresses and VLAN ids stand in JSON: as people write them.
 
 extension VLANID: Codable {
     public init(from decoder: any Decoder) throws {
@@ -34,4 +31,30 @@ extension InterfaceAddress: Codable {
     }
 }
 
-extension Policy.Masquerade: Codable {}
+extension IPPrefix: Codable {
+    public init(from decoder: any Decoder) throws {
+        let address = try InterfaceAddress(from: decoder)
+        self = address.prefix
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(description)
+    }
+}
+
+extension IPAddress: Codable {
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        let text = try container.decode(String.self)
+        guard let address = IPAddress(text) else {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "'\(text)' is not an address")
+        }
+        self = address
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(description)
+    }
+}
