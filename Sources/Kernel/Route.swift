@@ -231,7 +231,29 @@ extension NetlinkBatch {
     }
 
     /// `ip route add DESTINATION via GATEWAY dev LINK`
-    public mutating func addRoute(to destination: IPPrefix, via gateway: IPAddress, linkIndex: UInt32?) {
+    ///
+    /// - Parameter isReplacement: no error if it is there (`ip route replace`).
+    public mutating func addRoute(
+        to destination: IPPrefix, via gateway: IPAddress, linkIndex: UInt32? = nil, isReplacement: Bool = false
+    ) {
+        let what = destination.length == 0 ? "default route" : "route to \(destination)"
+        changeRoute(
+            "add \(what) via \(gateway)", type: RTM_NEWROUTE,
+            flags: NLM_F_CREATE | (isReplacement ? NLM_F_REPLACE : NLM_F_EXCL) | NLM_F_ACK, destination, gateway,
+            linkIndex)
+    }
+
+    /// `ip route del DESTINATION via GATEWAY`
+    public mutating func deleteRoute(to destination: IPPrefix, via gateway: IPAddress) {
+        changeRoute(
+            "delete route to \(destination) via \(gateway)", type: RTM_DELROUTE, flags: NLM_F_ACK, destination, gateway,
+            nil)
+    }
+
+    private mutating func changeRoute(
+        _ operation: String, type: Int, flags: Int32, _ destination: IPPrefix, _ gateway: IPAddress,
+        _ linkIndex: UInt32?
+    ) {
         var header = rtmsg()
         header.rtm_family = UInt8(gateway.isV4 ? AF_INET : AF_INET6)
         header.rtm_dst_len = UInt8(destination.length)
@@ -239,11 +261,7 @@ extension NetlinkBatch {
         header.rtm_protocol = UInt8(RTPROT_STATIC)
         header.rtm_scope = UInt8(RT_SCOPE_UNIVERSE.rawValue)
         header.rtm_type = UInt8(RTN_UNICAST)
-        let what = destination.length == 0 ? "default route" : "route to \(destination)"
-        add(
-            "add \(what) via \(gateway)", type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
-            header: header
-        ) {
+        add(operation, type: type, flags: flags, header: header) {
             if destination.length > 0 { $0.put(Int(RTA_DST.rawValue), destination.network.octets) }
             $0.put(Int(RTA_GATEWAY.rawValue), gateway.octets)
             if let linkIndex { $0.put(Int(RTA_OIF.rawValue), linkIndex) }

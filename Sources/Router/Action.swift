@@ -18,7 +18,9 @@ enum Action: Hashable {
     case addVethGateways([VethGateway])
     case connect([VethGateway], parent: String, Host.ProgramHook)
     case disconnect([VLANID], parent: String, Host.ProgramHook)
+    case setMTUs([MTUChange])
     case changeAddresses([AddressChange])
+    case changeRoutes([RouteChange])
     case deleteLinks([String])
     case startFollower
     case stopFollower
@@ -59,22 +61,36 @@ enum Action: Hashable {
 
         static func peerName(_ id: VLANID, parentIndex: UInt32) -> String { "vr\(parentIndex).\(id)" }
 
-        /// With the parent's address and MTU, as a VLAN device has them.
-        init(name: String, id: VLANID, parent: Link) {
+        /// With the parent's address, as a VLAN device has it.
+        ///
+        /// - Parameter mtu: nil: the parent's.
+        init(name: String, id: VLANID, parent: Link, mtu: UInt32? = nil) {
             self.name = name
             peer = Self.peerName(id, parentIndex: parent.index)
             self.id = id
             macAddress = parent.macAddress
-            mtu = parent.mtu
+            self.mtu = mtu ?? parent.mtu
         }
     }
 
+    struct MTUChange: Hashable {
+        var link: String
+        /// In octets.
+        var mtu: UInt32
+    }
+
+    enum Verb: Hashable {
+        case add, delete
+        /// Make sure that it is there.
+        case restore
+    }
+
+    struct RouteChange: Hashable {
+        var verb: Verb
+        var route: Configuration.StaticRoute
+    }
+
     struct AddressChange: Hashable {
-        enum Verb: Hashable {
-            case add, delete
-            /// Make sure that it is there.
-            case restore
-        }
         var verb: Verb
         var address: InterfaceAddress
         var link: String
@@ -129,6 +145,17 @@ enum Action: Hashable {
                 case .delete: "ip address del \(change.address) dev \(change.link)"
                 }
             }
+        case .setMTUs(let changes): changes.map { "ip link set dev \($0.link) mtu \($0.mtu)" }
+        case .changeRoutes(let changes):
+            changes.map { change in
+                let verb =
+                    switch change.verb {
+                    case .add: "add"
+                    case .delete: "del"
+                    case .restore: "replace"
+                    }
+                return "ip route \(verb) \(change.route.destination) via \(change.route.gateway)"
+            }
         case .deleteLinks(let links): links.map { "ip link del dev \($0)" }
         case .startFollower: ["vrouter follow &"]
         case .stopFollower: ["kill FOLLOWER  # the `vrouter follow` of this network namespace"]
@@ -169,6 +196,8 @@ enum Action: Hashable {
         case .connect(let gateways, let parent, _): "connect \(count(gateways.count, "VLAN")) to \(parent)"
         case .disconnect(let vlans, let parent, _): "disconnect \(count(vlans.count, "VLAN")) from \(parent)"
         case .changeAddresses(let changes): "change \(changes.count) address\(changes.count == 1 ? "" : "es")"
+        case .setMTUs(let changes): "set the MTU of \(count(changes.count, "interface"))"
+        case .changeRoutes(let changes): "change \(count(changes.count, "route"))"
         case .deleteLinks(let links): "delete \(count(links.count, "VLAN interface"))"
         case .startFollower: "follow the parent's carrier, MTU and address"
         case .stopFollower: "no longer follow the parent"

@@ -100,6 +100,20 @@ struct Apply: ~Copyable {
             }
             // One that goes may have gone with another already.
             try socket.execute(batch, ignoring: [.addressNotAvailable])
+        case .setMTUs(let changes):
+            for change in changes { batch.setLink(.name(change.link), mtu: change.mtu) }
+            try socket.execute(batch)
+        case .changeRoutes(let changes):
+            for change in changes {
+                let route = change.route
+                switch change.verb {
+                case .add: batch.addRoute(to: route.destination, via: route.gateway)
+                case .restore: batch.addRoute(to: route.destination, via: route.gateway, isReplacement: true)
+                case .delete: batch.deleteRoute(to: route.destination, via: route.gateway)
+                }
+            }
+            // One that goes may have gone with its interface.
+            try socket.execute(batch, ignoring: [.noSuchProcess])
         case .startFollower:
             try Follower.companion?.start(program + ["follow"]) { true }
         case .stopFollower:

@@ -261,8 +261,21 @@ public struct Configuration: Hashable, Sendable, Codable {
     /// Whether any gateway has an IPv6 address.
     public var usesIPv6: Bool { vlans.contains { $0.addresses.contains { !$0.address.isV4 } } }
 
+    /// nil: none of these has that id.
+    public func vlan(_ id: VLANID) -> VLAN? {
+        var range = vlans.startIndex..<vlans.endIndex
+        while !range.isEmpty {
+            let middle = range.lowerBound + range.count / 2
+            if vlans[middle].id == id { return vlans[middle] }
+            range = vlans[middle].id < id ? middle + 1..<range.upperBound : range.lowerBound..<middle
+        }
+        return nil
+    }
+
     /// The gateway interface of a VLAN.
-    public func interfaceName(_ id: VLANID) -> String { Self.interfaceName(id, on: parent) }
+    public func interfaceName(_ id: VLANID) -> String { vlan(id)?.name ?? Self.interfaceName(id, on: parent) }
+
+    /// Of a gateway interface for which no name is given.
 
     static func interfaceName(_ id: VLANID, on parent: String) -> String {
         let name = "\(parent).\(id)"
@@ -270,14 +283,12 @@ public struct Configuration: Hashable, Sendable, Codable {
     }
 
     /// What the firewall needs to know of this.
-    ///
-    /// - Parameter leaving: gateways that are still there, while they are taken away.
-    public func policy(alsoFor leaving: [VLANID] = []) throws(Failure) -> Policy {
-        let gateways =
-            vlans.map {
-                Policy.Gateway(interface: interfaceName($0.id), vlan: $0.id, prefixes: $0.addresses.map(\.prefix))
-            }
-            + leaving.map { Policy.Gateway(interface: interfaceName($0), vlan: $0, prefixes: []) }
+    public func policy() throws(Failure) -> Policy {
+        let gateways = vlans.map {
+            Policy.Gateway(
+                interface: $0.name ?? Self.interfaceName($0.id, on: parent), vlan: $0.id,
+                prefixes: $0.addresses.map(\.prefix))
+        }
         do {
             return try Policy(
                 gateways: gateways, masquerade: masquerade,

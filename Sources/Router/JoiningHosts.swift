@@ -27,12 +27,12 @@ public enum JoiningHosts {
         for address in vlan.addresses where subnets.insert(address.prefix).inserted {
             words += ["--subnet", "\(address.prefix)", "--gateway", "\(address.address)"]
         }
-        words += ["-o", "parent=\(configuration.interfaceName(vlan.id))", "mac\(vlan.id)"]
+        words += ["-o", "parent=\(hostInterface(vlan, configuration))", "mac\(vlan.id)"]
         return words.joined(separator: " ") + "\n"
     }
 
     private static func ip(_ vlan: Configuration.VLAN, _ configuration: Configuration, isFirst: Bool) -> String {
-        let name = configuration.interfaceName(vlan.id)
+        let name = hostInterface(vlan, configuration)
         var lines = [
             "# VLAN \(vlan.id)", "ip link add link \(configuration.parent) name \(name) type vlan id \(vlan.id)",
         ]
@@ -48,7 +48,7 @@ public enum JoiningHosts {
         for (position, vlan) in configuration.vlans.enumerated() {
             let addresses = vlan.addresses.compactMap(exampleHost).map { "\"\($0)\"" }
             lines += [
-                "    \(configuration.interfaceName(vlan.id)):", "      id: \(vlan.id)",
+                "    \(hostInterface(vlan, configuration)):", "      id: \(vlan.id)",
                 "      link: \(configuration.parent)",
                 "      addresses: [\(addresses.joined(separator: ", "))]",
             ]
@@ -61,6 +61,11 @@ public enum JoiningHosts {
                 ? ["      routes:"] + routes : ["      # routes:"] + routes.map { "      # " + $0.dropFirst(6) }
         }
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    /// A host's own interface in a VLAN: how the router calls its gateway there is no matter to it.
+    private static func hostInterface(_ vlan: Configuration.VLAN, _ configuration: Configuration) -> String {
+        Configuration.interfaceName(vlan.id, on: configuration.parent)
     }
 
     /// One gateway a family.

@@ -69,6 +69,8 @@ struct Planner {
             parent = try checkedParent(wanted)
             try checkLinks(wanted)
             try checkAddresses(wanted)
+            try checkMTUs(wanted)
+            try checkRoutes(wanted)
         }
         let dropped = droppedVLANs()
         if wanted == nil, state.startedFollower, host.trunk.isFollowed { actions.append(.stopFollower) }
@@ -80,11 +82,14 @@ struct Planner {
             prepareParent(wanted)
             addLinks(wanted)
         }
+        setMTUs()
+        deleteRoutes()
         changeAddresses(dropped)
         if let wanted {
             connect(wanted)
             setGatewaySysctls(wanted)
             raise(wanted)
+            addRoutes(wanted)
             setForwarding(wanted)
             startFollower()
         }
@@ -159,7 +164,14 @@ struct Planner {
         return known.subtracting(wanted?.vlans.map(\.id) ?? []).sorted()
     }
 
-    func interfaceName(_ id: VLANID) -> String { (wanted ?? state.configuration).interfaceName(id) }
+    /// As it is wanted, or as it was.
+    private func configured(_ id: VLANID) -> Configuration.VLAN? {
+        wanted?.vlan(id) ?? state.configuration.vlan(id) ?? state.applied?.vlan(id)
+    }
+
+    func interfaceName(_ id: VLANID) -> String {
+        configured(id)?.name ?? Configuration.interfaceName(id, on: (wanted ?? state.configuration).parent)
+    }
 
     private func isWanted(_ purpose: State.Purpose) -> Bool {
         guard let wanted else { return false }
@@ -239,7 +251,12 @@ struct Planner {
     private mutating func planRuleset(
         _ wanted: Configuration, alsoFor dropped: [VLANID], again: Bool
     ) throws(Failure) {
-        let ruleset = Ruleset(try wanted.policy(alsoFor: dropped))
+        var named = wanted
+        named.vlans += dropped.map { id in
+            Configuration.VLAN(
+                id: id, addresses: [], name: interfaceName(id), zone: configured(id)?.zone ?? .vlans)
+        }
+        let ruleset = Ruleset(try named.policy())
         let text = ruleset.nftText
         if state.table == nil, case .present = host.table {
             throw Failure(
@@ -307,7 +324,7 @@ struct Planner {
     }
 
     private func gateway(_ wanted: Configuration, _ id: VLANID, _ parent: Link) -> Action.VethGateway {
-        Action.VethGateway(name: wanted.interfaceName(id), id: id, parent: parent)
+        Action.VethGateway(name: wanted.interfaceName(id), id: id, parent: parent, mtu: wanted.vlan(id)?.mtu)
     }
 
     private mutating func connect(_ wanted: Configuration) {
@@ -357,6 +374,65 @@ struct Planner {
             outcome.addresses[vlan.id] = ours
         }
         if !changes.isEmpty { actions.append(.changeAddresses(changes)) }
+    }
+
+    private mutating func setMTUs() {
+        var changes: [Action.MTUChange] = []
+        func set(_ mtu: UInt32, _ name: String, now: UInt32) {
+            if now != mtu { changes.append(Action.MTUChange(link: name, mtu: mtu)) }
+        }
+        for vlan in wanted?.vlans ?? [] where vlan.mtu != nil || state.mtus[vlan.id] != nil || hadMTU(vlan.id) {
+            let name = interfaceName(vlan.id)
+            guard !added.contains(vlan.id) else {
+                // A veth is made with it, a VLAN device starts with its parent's.
+                if let mtu = vlan.mtu, let parent, state.driver == .ieee8021q { set(mtu, name, now: parent.mtu) }
+                continue
+            }
+            guard let link = host.link(name) else { continue }
+            if let mtu = vlan.mtu {
+                set(mtu, name, now: link.mtu)
+                if !isOurs(link, vlan.id), link.mtu != mtu, state.mtus[vlan.id] == nil {
+                    take { $0.mtus[vlan.id] = link.mtu }
+                }
+            } else if let former = state.mtus[vlan.id] {
+                set(former, name, now: link.mtu)
+            } else if let parent, isOurs(link, vlan.id), hadMTU(vlan.id) {
+                set(parent.mtu, name, now: link.mtu)
+            }
+        }
+        for (id, former) in state.mtus.sorted(by: { $0.key < $1.key }) where wantedAddresses[id] == nil {
+            if let link = host.link(interfaceName(id)) { set(former, link.name, now: link.mtu) }
+        }
+        outcome.mtus = outcome.mtus.filter { wanted?.vlan($0.key)?.mtu != nil }
+        if !changes.isEmpty { actions.append(.setMTUs(changes)) }
+    }
+
+    /// Whether an MTU of its own was given to it.
+    private func hadMTU(_ id: VLANID) -> Bool {
+        state.applied?.vlan(id)?.mtu != nil || state.configuration.vlan(id)?.mtu != nil
+    }
+
+    private mutating func deleteRoutes() {
+        let doomed = state.routes.subtracting(wanted?.routes ?? []).filter(isThere).sorted { "\($0)" < "\($1)" }
+        if !doomed.isEmpty { actions.append(.changeRoutes(doomed.map { .init(verb: .delete, route: $0) })) }
+        outcome.routes.formIntersection(wanted?.routes ?? [])
+    }
+
+    private mutating func addRoutes(_ wanted: Configuration) {
+        // Where addresses and interfaces change, a route may go with them that is there now.
+        let mayGo = !actions.isEmpty
+        var changes: [Action.RouteChange] = []
+        for route in wanted.routes {
+            let isThere = isThere(route)
+            guard state.routes.contains(route) || !isThere else { continue }
+            take { $0.routes.insert(route) }
+            if !isThere {
+                changes.append(.init(verb: .add, route: route))
+            } else if mayGo {
+                changes.append(.init(verb: .restore, route: route))
+            }
+        }
+        if !changes.isEmpty { actions.append(.changeRoutes(changes)) }
     }
 
     private mutating func setGatewaySysctls(_ wanted: Configuration) {
@@ -454,7 +530,8 @@ struct Planner {
 extension State {
     /// Whether nothing of the host has been changed.
     var isEmpty: Bool {
-        links.isEmpty && addresses.isEmpty && raised.isEmpty && sysctls.isEmpty && table == nil && !madePromiscuous
+        links.isEmpty && addresses.isEmpty && mtus.isEmpty && routes.isEmpty && raised.isEmpty && sysctls.isEmpty
+            && table == nil && !madePromiscuous
             && !addedClsact && !attachedProgram && !startedFollower && !startedFastPath
     }
 }

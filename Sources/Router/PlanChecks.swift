@@ -73,6 +73,43 @@ extension Planner {
         }
     }
 
+    /// Whether the kernel has this route.
+    func isThere(_ route: Configuration.StaticRoute) -> Bool {
+        host.routes.contains { $0.destination == route.destination && $0.gateway == route.gateway }
+    }
+
+    func checkRoutes(_ wanted: Configuration) throws(Failure) {
+        for route in wanted.routes where !isThere(route) {
+            // Of the same metric: the one that `ip route add` gives.
+            let metric: UInt32 = route.gateway.isV4 ? 0 : 1024
+            let other = host.routes.first {
+                $0.destination == route.destination && $0.priority == metric
+                    && !state.routes.contains(
+                        .init(destination: $0.destination, gateway: $0.gateway ?? route.gateway))
+            }
+            guard let other else { continue }
+            let way = [
+                other.gateway.map { "via \($0)" },
+                other.linkIndex.flatMap { host.link(index: $0) }.map { "dev \($0.name)" },
+            ].compactMap(\.self).joined(separator: " ")
+            throw Failure(
+                .usage, "the route to \(route.destination) via \(route.gateway): there is one already, \(way)",
+                remedy: "leave it out, or delete that one: ip route del \(route.destination) \(way)")
+        }
+    }
+
+    /// A gateway cannot send what its parent does not carry.
+    func checkMTUs(_ wanted: Configuration) throws(Failure) {
+        guard let parent else { return }
+        for vlan in wanted.vlans {
+            guard let mtu = vlan.mtu, mtu > parent.mtu else { continue }
+            throw Failure(
+                .usage, "VLAN \(vlan.id): an MTU of \(mtu) is more than \(parent.name) carries (\(parent.mtu))",
+                remedy: "give at most \(parent.mtu), or where the switch carries more: "
+                    + "ip link set dev \(parent.name) mtu \(mtu)")
+        }
+    }
+
     func checkAddresses(_ wanted: Configuration) throws(Failure) {
         let disabled = ["all", "default"].map { Sysctl("net/ipv6/conf/\($0)/disable_ipv6") }.first {
             host.sysctl($0) == "1"
@@ -84,7 +121,7 @@ extension Planner {
         }
         // Behind a change that was cut short, the state's configuration is no longer all that there is.
         let known = state.links.union(state.addresses.keys).union((state.configuration.vlans + wanted.vlans).map(\.id))
-        let ours = Dictionary(known.map { (wanted.interfaceName($0), $0) }, uniquingKeysWith: { first, _ in first })
+        let ours = Dictionary(known.map { (interfaceName($0), $0) }, uniquingKeysWith: { first, _ in first })
         var others: [IPAddress: (link: Link, value: InterfaceAddress)] = [:]
         var foreign: [(link: Link, value: InterfaceAddress)] = []
         for address in host.addresses {

@@ -26,6 +26,10 @@ struct State: Hashable, Codable {
     var links: Set<VLANID> = []
     /// Addresses that we gave to gateway interfaces.
     var addresses: [VLANID: [InterfaceAddress]] = [:]
+    /// What the MTU of a gateway interface was that was there before, in octets.
+    var mtus: [VLANID: UInt32] = [:]
+    /// Routes that we added.
+    var routes: Set<Configuration.StaticRoute> = []
     /// Interfaces that were down.
     var raised: Set<String> = []
     var madePromiscuous = false

@@ -167,6 +167,11 @@ extension Action {
         case .disconnect(let vlans, let parent, _): vlans.map { "VLAN \($0) is still connected to \(parent)" }
         case .changeAddresses(let changes):
             changes.map { "\($0.link) \($0.verb == .delete ? "still has" : "lacks") the address \($0.address)" }
+        case .setMTUs(let changes): changes.map { "\($0.link) has not the MTU \($0.mtu)" }
+        case .changeRoutes(let changes):
+            changes.filter { $0.verb != .restore }.map {
+                "the route to \($0.route.destination) via \($0.route.gateway) is \($0.verb == .add ? "gone" : "still there")"
+            }
         case .deleteLinks(let links): links.map { "\($0) is still there" }
         case .startFollower: ["nothing follows the parent's carrier (vrouter follow)"]
         case .stopFollower: ["something still follows the parent's carrier"]

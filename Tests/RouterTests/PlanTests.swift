@@ -42,10 +42,12 @@ import Testing
             table: table, trunk: Host.Trunk())
     }
 
-    private func vlan(_ id: UInt16, index: UInt32, name: String? = nil, up: Bool = true) -> Link {
+    private func vlan(
+        _ id: UInt16, index: UInt32, name: String? = nil, up: Bool = true, mtu: UInt32 = 1500
+    ) -> Link {
         Link(
             index: index, name: name ?? "enp0s8.\(id)", kind: "vlan", flags: up ? 0x1 : 0, lowerIndex: 2,
-            vlan: Link.VLAN(id: id, etherType: 0x8100, reordersHeader: true))
+            vlan: Link.VLAN(id: id, etherType: 0x8100, reordersHeader: true), mtu: mtu)
     }
 
     private func words(_ plan: Plan) -> [String] {
@@ -152,6 +154,80 @@ import Testing
         }
         #expect(port?.message == "eth1 is a port of enp0s8, which gets its frames")
     }
+
+    /// Names, MTUs and routes of the configuration's own.
+    private func ownWay(mtu: UInt32? = 1400) throws -> Configuration {
+        var wanted = article
+        wanted.vlans[0].name = "lan0"
+        wanted.vlans[1].mtu = mtu
+        wanted.routes = [
+            .init(
+                destination: try InterfaceAddress("10.0.0.0/8").prefix,
+                gateway: try #require(IPAddress("172.16.20.254"))
+            )
+        ]
+        return wanted
+    }
+
+    private func way(_ gateway: String) throws -> Route {
+        var properties = Route.Properties(kind: .unicast, routingProtocol: 4, scope: 0)
+        properties.nextHops = [Route.NextHop(linkIndex: 4, gateway: IPAddress(gateway))]
+        return Route(
+            destination: try InterfaceAddress("10.0.0.0/8").prefix, table: Route.mainTable, priority: 0,
+            typeOfService: 0, properties: properties)
+    }
+
+    @Test func namesMTUsAndRoutes() throws {
+        let wanted = try ownWay()
+        let up = try Plan(from: state(wanted), on: host(), to: wanted)
+        let commands = words(up)
+        #expect(commands.contains("ip link add link enp0s8 name lan0 group 30322 type vlan id 100 reorder_hdr on"))
+        let mtu = try #require(commands.firstIndex(of: "ip link set dev enp0s8.200 mtu 1400"))
+        let route = try #require(commands.firstIndex(of: "ip route add 10.0.0.0/8 via 172.16.20.254"))
+        let raised = try #require(commands.firstIndex(of: "ip link set dev enp0s8.200 up"))
+        #expect(mtu < raised && raised < route, "a route needs an interface that is up")
+        #expect(up.journal.routes == Set(wanted.routes) && up.journal.mtus.isEmpty, "the MTU goes with the interface")
+
+        var applied = try #require(up.outcome)
+        applied.table?.fingerprint = "as committed"
+        var now = host(
+            [vlan(100, index: 3, name: "lan0"), vlan(200, index: 4, mtu: 1400)],
+            addresses: wanted.vlans.map {
+                Address(linkIndex: $0.id.rawValue / 100 == 1 ? 3 : 4, value: $0.addresses[0])
+            },
+            sysctls: [
+                "net/ipv4/ip_forward": "1", "net/ipv4/conf/lan0/arp_ignore": "1",
+                "net/ipv4/conf/enp0s8.200/arp_ignore": "1",
+            ], table: .present(fingerprint: "as committed"))
+        now.routes = [try way("172.16.20.254")]
+        let down = words(try Plan(from: applied, on: now, to: nil))
+        #expect(down.contains("ip route del 10.0.0.0/8 via 172.16.20.254") && down.contains("ip link del dev lan0"))
+        // Without one of its own, it has its parent's again.
+        #expect(
+            words(try Plan(from: applied, on: now, to: try ownWay(mtu: nil))).contains(
+                "ip link set dev enp0s8.200 mtu 1500"))
+    }
+
+    @Test func whatWasThereIsPutBack() throws {
+        let wanted = try ownWay()
+        var there = host([vlan(200, index: 4)])
+        there.routes = [try way("172.16.20.254")]
+        let plan = try Plan(from: state(wanted), on: there, to: wanted)
+        #expect(plan.journal.routes.isEmpty, "a route that was there is not ours")
+        #expect(plan.journal.mtus == [twoHundred: 1500])
+        let applied = try #require(plan.outcome)
+        var now = host([vlan(200, index: 4, mtu: 1400)])
+        now.routes = there.routes
+        let down = words(try Plan(from: applied, on: now, to: nil))
+        #expect(down.contains("ip link set dev enp0s8.200 mtu 1500") && !down.contains { $0.contains("route") })
+    }
+
+    @Test func aRouteThatLeadsElsewhereIsNotReplaced() throws {
+        let wanted = try ownWay()
+        var there = host()
+        there.routes = [try way("172.16.20.253")]
+        #expect(throws: Failure.self) { try Plan(from: state(wanted), on: there, to: wanted) }
+    }
 }
 
 extension Configuration {
@@ -165,10 +241,10 @@ extension Link {
     init(
         index: UInt32, name: String, kind: String? = nil, flags: UInt32, hardwareType: UInt16 = 1,
         lowerIndex: UInt32? = nil,
-        masterIndex: UInt32? = nil, vlan: VLAN? = nil
+        masterIndex: UInt32? = nil, vlan: VLAN? = nil, mtu: UInt32 = 1500
     ) {
         self.init(
-            index: index, name: name, kind: kind, hardwareType: hardwareType, flags: flags, mtu: 1500, macAddress: nil,
+            index: index, name: name, kind: kind, hardwareType: hardwareType, flags: flags, mtu: mtu, macAddress: nil,
             lowerIndex: lowerIndex, isLowerElsewhere: false, masterIndex: masterIndex, group: 0, operationalState: "up",
             vlan: vlan, ipv4: Link.IPv4Settings(), ipv6Forwarding: 0, statistics: nil)
     }
