@@ -4,7 +4,7 @@ import Packets
 
 /// What a person wants: the VLANs of one trunk, and who may talk to whom.
 public struct Configuration: Hashable, Sendable, Codable {
-    /// The interface that carries the tagged frames.
+    /// The interface that carries the tagged frames, where a VLAN names no other.
     public var parent: String
     /// By id, ascending.
     public var vlans: [VLAN]
@@ -72,6 +72,8 @@ public struct Configuration: Hashable, Sendable, Codable {
         public var id: VLANID
         /// The gateway's addresses.
         public var addresses: [InterfaceAddress]
+        /// The interface that carries its frames; nil: the configuration's.
+        public var parent: String?
         /// Of the gateway interface; nil: the parent's name and the id.
         public var name: String?
         /// In octets of IP; nil: the parent's.
@@ -79,10 +81,12 @@ public struct Configuration: Hashable, Sendable, Codable {
         public var zone: Zone
 
         public init(
-            id: VLANID, addresses: [InterfaceAddress], name: String? = nil, mtu: UInt32? = nil, zone: Zone = .vlans
+            id: VLANID, addresses: [InterfaceAddress], parent: String? = nil, name: String? = nil,
+            mtu: UInt32? = nil, zone: Zone = .vlans
         ) {
             self.id = id
             self.addresses = addresses
+            self.parent = parent
             self.name = name
             self.mtu = mtu
             self.zone = zone
@@ -273,7 +277,16 @@ public struct Configuration: Hashable, Sendable, Codable {
     }
 
     /// The gateway interface of a VLAN.
-    public func interfaceName(_ id: VLANID) -> String { vlan(id)?.name ?? Self.interfaceName(id, on: parent) }
+    public func interfaceName(_ id: VLANID) -> String {
+        let vlan = vlan(id)
+        return vlan?.name ?? Self.interfaceName(id, on: vlan?.parent ?? parent)
+    }
+
+    /// The interface that carries a VLAN's frames.
+    public func parent(of vlan: VLAN) -> String { vlan.parent ?? parent }
+
+    /// All interfaces that carry VLANs, ascending.
+    public var parents: [String] { Set(vlans.map(parent(of:))).sorted() }
 
     /// Of a gateway interface for which no name is given.
 
@@ -286,7 +299,7 @@ public struct Configuration: Hashable, Sendable, Codable {
     public func policy() throws(Failure) -> Policy {
         let gateways = vlans.map {
             Policy.Gateway(
-                interface: $0.name ?? Self.interfaceName($0.id, on: parent), vlan: $0.id,
+                interface: $0.name ?? Self.interfaceName($0.id, on: parent(of: $0)), vlan: $0.id,
                 prefixes: $0.addresses.map(\.prefix))
         }
         do {

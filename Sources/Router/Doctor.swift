@@ -43,10 +43,7 @@ public struct Doctor {
         findings += kernelFeatures(configuration)
 
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
-        let host = try Host.read(
-            socket, parent: state?.driver == .ebpf ? state?.configuration.parent : nil,
-            parentIndex: state?.parentIndex ?? 0,
-            vlans: Set(state?.configuration.vlans.map(\.id) ?? []))
+        let host = try Host.read(socket, state)
         if let state { findings += runningState(state, host) }
         findings += forwarding(configuration, host, isUp: state != nil)
         findings += reversePathFilter(configuration, host)
@@ -65,7 +62,7 @@ public struct Doctor {
         let host = Host(
             links: try kernel { () throws(KernelError) in try socket.links() }, addresses: [],
             routes: try kernel { () throws(KernelError) in try socket.routes() }, sysctl: { _ in nil },
-            configuredInterfaces: { _ in [] }, table: .unknown, trunk: Host.Trunk())
+            configuredInterfaces: { _ in [] }, table: .unknown)
         return (foreignFirewalls(configuration) + sizes(configuration, host) + routes(configuration, host)).filter {
             $0.severity == .blocking
         }
@@ -255,15 +252,19 @@ public struct Doctor {
 
     private static func sizes(_ configuration: Configuration?, _ host: Host) -> [Finding] {
         guard let configuration else { return [] }
-        guard let parent = host.link(configuration.parent) else {
+        return configuration.parents.flatMap { sizes(configuration, host, of: $0) }
+    }
+
+    private static func sizes(_ configuration: Configuration, _ host: Host, of name: String) -> [Finding] {
+        guard let parent = host.link(name) else {
             return [
                 Finding(
-                    "parent", .blocking, "there is no interface '\(configuration.parent)'",
+                    "parent", .blocking, "there is no interface '\(name)'",
                     remedy: ["name the interface on the trunk port with --parent"])
             ]
         }
         var findings: [Finding] = []
-        for vlan in configuration.vlans {
+        for vlan in configuration.vlans where configuration.parent(of: vlan) == name {
             guard let gateway = host.link(configuration.interfaceName(vlan.id)), gateway.mtu > parent.mtu else {
                 continue
             }
@@ -298,8 +299,8 @@ public struct Doctor {
     }
 
     private static func macvlanPeers(_ configuration: Configuration?, _ host: Host) -> [Finding] {
-        guard let configuration, let parent = host.link(configuration.parent) else { return [] }
-        return [
+        guard let configuration else { return [] }
+        return configuration.parents.compactMap { host.link($0) }.map { parent in
             Finding(
                 "promiscuous", .info,
                 "\(parent.name) is \(parent.isPromiscuous ? "" : "not ")promiscuous, which is enough here; hosts on the VLANs that "
@@ -308,6 +309,6 @@ public struct Doctor {
                     "on such a host, if its children get no answers: ip link set dev <its trunk> promisc on",
                     "if it is a virtual machine: allow promiscuous mode and forged transmits on its port",
                 ])
-        ]
+        }
     }
 }

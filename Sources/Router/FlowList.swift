@@ -68,7 +68,7 @@ public struct FlowList: Sendable, Encodable {
         guard let state = try StateFile().load() else { return nil }
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let carried = try kernel { () throws(KernelError) in try Carried(trunk: state.parentIndex, socket) }
-        let host = try Host.read(socket, parent: nil, parentIndex: 0, vlans: [])
+        let host = try Host.read(socket, nil)
         let networks = VLANNetworks(state.configuration, on: host)
         var flows: [(key: [UInt64], flow: Flow)] = []
         try kernel { () throws(KernelError) in

@@ -2,13 +2,13 @@ import Kernel
 import Packets
 import SystemPackage
 
-/// A small process beside the `ebpf` driver: what the kernel does for VLAN devices when their parent changes. A gateway interface
+/// A small process beside the `ebpf` driver: what the kernel does for VLAN devices when their parents change. A gateway interface
 /// has no carrier while the parent has none, has no larger MTU, has its address, and goes when it goes. No packet depends on it.
 public enum Follower {
     /// Of the calling thread's network namespace.
     static var companion: Companion? { (try? StateFile()).map { Companion(lockPath: $0.followerLockPath) } }
 
-    /// Follows until the parent or vrouter's state is gone.
+    /// Follows until all parents or vrouter's state are gone.
     public static func run() throws(Failure) {
         let file = try StateFile()
         let lock = try kernel { () throws(KernelError) in try ProcessLock(file.followerLockPath) }
@@ -18,10 +18,10 @@ public enum Follower {
         let requests = try kernel { () throws(KernelError) in try NetlinkSocket() }
         while let state = try file.load(), state.driver == .ebpf {
             let links = try kernel { () throws(KernelError) in try requests.links() }
+            try? follow(state, links, requests)
             // By index: under another name it is still the same.
-            let parent = links.first { $0.index == state.parentIndex }
-            try? follow(parent, state, links, requests)
-            guard parent != nil else { return }
+            let parents = Set(state.parents.values.map(\.index))
+            guard links.contains(where: { parents.contains($0.index) }) else { return }
             while !events.wait(milliseconds: 10_000) {
                 // A process keeps its namespace alive. Where nobody else has it any more, it is to end.
                 guard Namespace.isUsedByOthers() else { return }
@@ -38,7 +38,7 @@ public enum Follower {
     }
 
     private static func follow(
-        _ parent: Link?, _ state: State, _ links: [Link], _ socket: borrowing NetlinkSocket
+        _ state: State, _ links: [Link], _ socket: borrowing NetlinkSocket
     ) throws(KernelError) {
         let named = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         let indexed = Dictionary(links.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
@@ -48,7 +48,7 @@ public enum Follower {
             guard let gateway = named[state.configuration.interfaceName(id)], gateway.kind == "veth",
                 let peer = gateway.lowerIndex.flatMap({ indexed[$0] }), Action.VethGateway.isPeerName(peer.name, id)
             else { continue }
-            guard let parent else {
+            guard let parent = state.parents[state.parent(of: id)].flatMap({ indexed[$0.index] }) else {
                 orphans.insert(gateway.index)
                 continue
             }

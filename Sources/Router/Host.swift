@@ -15,13 +15,18 @@ struct Host {
     var configuredInterfaces: (IPFamily) -> [String]
     /// Of our table.
     var table: Table
-    var trunk: Trunk
+    /// What is on the interfaces that carry VLANs, by their index; looked at where there may be programs of ours.
+    var trunks: [UInt32: Trunk]
+    /// Whether a process keeps the gateways like their parents.
+    var isFollowed = false
+    /// Whether the fast path forwards.
+    var hasFastPath = false
     /// Read only where a change may end some.
     var sessions = Sessions.notPermitted
 
     init(
         links: [Link], addresses: [Address], routes: [Route], sysctl: @escaping (Sysctl) -> String?,
-        configuredInterfaces: @escaping (IPFamily) -> [String], table: Table, trunk: Trunk
+        configuredInterfaces: @escaping (IPFamily) -> [String], table: Table, trunks: [UInt32: Trunk] = [:]
     ) {
         self.links = links
         linksByName = Dictionary(links.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
@@ -31,7 +36,7 @@ struct Host {
         self.sysctl = sysctl
         self.configuredInterfaces = configuredInterfaces
         self.table = table
-        self.trunk = trunk
+        self.trunks = trunks
     }
 
     enum Table: Hashable {
@@ -52,7 +57,7 @@ struct Host {
         case unsupported(KernelError)
     }
 
-    /// What the `ebpf` driver has on its parent and gateways.
+    /// What the `ebpf` driver has on a parent and its gateways.
     struct Trunk: Hashable {
         /// Where the programs go: on tcx hooks, or where the kernel has none as filters of clsact.
         var hook = ProgramHook.tcx
@@ -67,10 +72,6 @@ struct Host {
         var pushing: Set<UInt32> = []
         /// Looking at programs needs privileges.
         var isUnknown = false
-        /// Whether a process keeps the gateways like the parent.
-        var isFollowed = false
-        /// Whether the fast path forwards.
-        var hasFastPath = false
     }
 
     enum ProgramHook: String, Hashable {
@@ -101,11 +102,16 @@ struct Host {
         addresses.filter { $0.linkIndex == link.index }.map(\.value)
     }
 
+    /// Found by its index, under whatever name, or by its name.
+    func parent(_ name: String, in state: State?) -> Link? {
+        state?.parents[name].flatMap { link(index: $0.index) } ?? link(name)
+    }
+
     /// - Parameters:
-    ///   - parent: whose filters are looked at; `parentIndex` finds it under another name.
-    ///   - vlans: the gateways that are looked at in the trunk's program.
+    ///   - state: whose parents are looked at, where there may be programs of ours on them.
+    ///   - wanted: whose parents are looked at, too.
     static func read(
-        _ socket: borrowing NetlinkSocket, parent: String?, parentIndex: UInt32, vlans: Set<VLANID>
+        _ socket: borrowing NetlinkSocket, _ state: State?, _ wanted: Configuration? = nil
     ) throws(Failure) -> Host {
         let links = try kernel { () throws(KernelError) in try socket.links() }
         var host = Host(
@@ -114,9 +120,19 @@ struct Host {
             routes: try kernel { () throws(KernelError) in try socket.routes() },
             sysctl: { sysctl in (try? sysctl.read()) ?? nil },
             configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
-            table: readTable(), trunk: Trunk())
-        if let parent = parent.flatMap({ name in host.link(index: parentIndex) ?? host.link(name) }) {
-            host.trunk = try host.readTrunk(socket, parent, vlans)
+            table: readTable())
+        guard let state, state.looksAtTrunks || wanted?.fastPath != nil else { return host }
+        let names = Set(state.parents.keys).union(state.configuration.parents).union(wanted?.parents ?? [])
+        let vlans = Set((state.configuration.vlans + (wanted?.vlans ?? [])).map(\.id)).union(state.links)
+        for parent in names.compactMap({ host.parent($0, in: state) }) {
+            host.trunks[parent.index] = try host.readTrunk(socket, parent, vlans)
+        }
+        do {
+            host.isFollowed = try Follower.companion?.process() != nil
+            host.hasFastPath = try FastPath.isForwarding()
+        } catch {
+            // Whoever may not look at them may not look at the trunks either, and takes all of it on trust.
+            guard error.isPermission else { throw Failure(error) }
         }
         return host
     }
@@ -145,8 +161,6 @@ struct Host {
         do {
             var trunk = Trunk()
             let onTCX = try TCX.programs(linkIndex: parent.index, hook: .ingress)
-            trunk.isFollowed = try Follower.companion?.process() != nil
-            trunk.hasFastPath = try FastPath.isForwarding()
             trunk.hook = onTCX == nil ? .clsact : .tcx
             let clsact = Set(try socket.queueingDisciplines().filter { $0.kind == "clsact" }.map(\.linkIndex))
             trunk.hasClsact = clsact.contains(parent.index)

@@ -183,7 +183,7 @@ extension Mirror.Basis {
         let configuration = state.configuration
         let named = Dictionary(tables.links.values.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         let trunk = tables.links[state.parentIndex]
-        for vlan in configuration.vlans {
+        for vlan in configuration.vlans where configuration.parent(of: vlan) == configuration.parent {
             // The filter knows the router's frames by the trunk's address.
             guard let link = named[configuration.interfaceName(vlan.id)], link.isUp, link.hasCarrier,
                 let mac = link.macAddress, mac == trunk?.macAddress

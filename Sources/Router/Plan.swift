@@ -41,7 +41,8 @@ struct Planner {
     /// What is held in the end.
     var outcome: State
 
-    var parent: Link?
+    /// What carries VLANs, or did, by its name in the configuration.
+    var parents: [String: Link] = [:]
     private var added: Set<VLANID> = []
 
     // There are thousands of each: what is asked for again and again is looked up.
@@ -63,23 +64,24 @@ struct Planner {
     }
 
     mutating func run() throws(Failure) {
-        // By its index first: it may have been renamed since.
-        parent = host.link(index: state.parentIndex) ?? host.link(state.configuration.parent)
+        for name in Set(state.parents.keys).union(state.configuration.parents).union(wanted?.parents ?? []) {
+            parents[name] = host.parent(name, in: state)
+        }
         if let wanted {
-            parent = try checkedParent(wanted)
+            try checkParents(wanted)
             try checkLinks(wanted)
             try checkAddresses(wanted)
             try checkMTUs(wanted)
             try checkRoutes(wanted)
         }
         let dropped = droppedVLANs()
-        if wanted == nil, state.startedFollower, host.trunk.isFollowed { actions.append(.stopFollower) }
+        if wanted == nil, state.startedFollower, host.isFollowed { actions.append(.stopFollower) }
 
         restoreUnwantedSysctls()
         if let wanted {
             // While interfaces come and go, the rules name all of them: at no moment is one of them without.
             try planRuleset(wanted, alsoFor: dropped, again: !dropped.isEmpty)
-            prepareParent(wanted)
+            for name in wanted.parents { prepareParent(name, wanted) }
             addLinks(wanted)
         }
         setMTUs()
@@ -96,10 +98,15 @@ struct Planner {
         remove(dropped)
         if let wanted {
             if !dropped.isEmpty { try planRuleset(wanted, alsoFor: [], again: true) }
-            if !needsHook(wanted) { releaseHook() }
         } else {
             deleteTable()
-            releaseParent()
+        }
+        for name in state.parents.keys.sorted() {
+            if wanted?.parents.contains(name) != true {
+                releaseParent(name)
+            } else if let wanted, !needsHook(name, wanted) {
+                releaseHook(name)
+            }
         }
         planFastPath()
         endSessions()
@@ -119,13 +126,14 @@ struct Planner {
     /// It ends before anything changes and begins when all is in place: meanwhile the kernel forwards.
     private mutating func planFastPath() {
         let isWanted = wanted?.fastPath != nil
-        let runs = host.trunk.hasFastPath
+        let runs = host.hasFastPath
         let changes = !actions.isEmpty || wanted?.fastPath != state.applied?.fastPath
         if state.startedFastPath, !isWanted || runs && changes {
-            actions.insert(.stopFastPath(parent: parent?.name ?? state.configuration.parent), at: 0)
+            let parent = state.configuration.parent
+            actions.insert(.stopFastPath(parent: parents[parent]?.name ?? parent), at: 0)
             outcome.startedFastPath = false
             if isWanted { startFastPath() }
-        } else if isWanted, !runs, !isTrunkTakenOnTrust {
+        } else if let wanted, isWanted, !runs, !isTakenOnTrust(wanted.parent) {
             startFastPath()
         }
     }
@@ -142,13 +150,29 @@ struct Planner {
         guard state.links.contains(id) else { return false }
         switch state.driver {
         case .ieee8021q:
-            return link.vlan?.id == id.rawValue && link.lowerIndex == parent?.index && !link.isLowerElsewhere
+            return link.vlan?.id == id.rawValue && link.lowerIndex == parent(of: id)?.index && !link.isLowerElsewhere
         case .ebpf:
             // Also when the parent has gone: the pair stays.
             let peer = link.lowerIndex.flatMap { host.link(index: $0) }
             return link.kind == "veth" && peer.map { Action.VethGateway.isPeerName($0.name, id) } ?? false
         }
     }
+
+    /// What carries the VLAN's frames; nil: it has gone.
+    private func parent(of id: VLANID) -> Link? { parents[parentName(of: id)] }
+
+    private func parentName(of id: VLANID) -> String {
+        configured(id)?.parent ?? (wanted ?? state.configuration).parent
+    }
+
+    /// With the interface that each is on, in order.
+    private func byParent(_ vlans: [VLANID]) -> [(parent: Link, vlans: [VLANID])] {
+        Dictionary(grouping: vlans, by: parentName(of:)).sorted { $0.key < $1.key }.compactMap { name, vlans in
+            parents[name].map { ($0, vlans) }
+        }
+    }
+
+    private func trunk(_ parent: Link?) -> Host.Trunk { parent.flatMap { host.trunks[$0.index] } ?? Host.Trunk() }
 
     /// The interface that we made for this VLAN, also under another name.
     func ourLink(_ id: VLANID) -> Link? {
@@ -166,11 +190,11 @@ struct Planner {
 
     /// As it is wanted, or as it was.
     private func configured(_ id: VLANID) -> Configuration.VLAN? {
-        wanted?.vlan(id) ?? state.configuration.vlan(id) ?? state.applied?.vlan(id)
+        wanted?.vlan(id) ?? state.vlan(id)
     }
 
     func interfaceName(_ id: VLANID) -> String {
-        configured(id)?.name ?? Configuration.interfaceName(id, on: (wanted ?? state.configuration).parent)
+        configured(id)?.name ?? Configuration.interfaceName(id, on: parentName(of: id))
     }
 
     private func isWanted(_ purpose: State.Purpose) -> Bool {
@@ -199,10 +223,12 @@ struct Planner {
 
     private mutating func remove(_ dropped: [VLANID]) {
         let doomed = dropped.compactMap(ourLink).map(\.name)
-        // Going down, the program goes as a whole.
-        let connected = wanted == nil ? [] : dropped.filter { host.trunk.gateways[$0] != nil }
-        if !connected.isEmpty, let parent {
-            actions.append(.disconnect(connected, parent: parent.name, host.trunk.hook))
+        for (parent, vlans) in byParent(dropped) {
+            let trunk = trunk(parent)
+            let connected = vlans.filter { trunk.gateways[$0] != nil }
+            // Where nobody is left, the program goes as a whole.
+            let isLeft = wanted?.parents.contains { parents[$0]?.index == parent.index } ?? false
+            if !connected.isEmpty, isLeft { actions.append(.disconnect(connected, parent: parent.name, trunk.hook)) }
         }
         let lowered = dropped.map(interfaceName).filter { state.raised.contains($0) && host.link($0)?.isUp == true }
         if !lowered.isEmpty { actions.append(.lower(lowered)) }
@@ -217,21 +243,27 @@ struct Planner {
         actions.append(.deleteTable)
     }
 
-    private mutating func releaseParent() {
-        guard let parent else { return }
-        if state.attachedProgram, host.trunk.program != nil {
-            actions.append(.detachProgram(parent: parent.name, host.trunk.hook))
+    private mutating func releaseParent(_ name: String) {
+        defer {
+            outcome.parents[name] = nil
+            outcome.raised.remove(parents[name]?.name ?? name)
         }
-        releaseHook()
-        if state.madePromiscuous, parent.isPromiscuous { actions.append(.setPromiscuous(parent.name, false)) }
+        guard let parent = parents[name], let done = state.parents[name] else { return }
+        if done.attachedProgram, trunk(parent).program != nil {
+            actions.append(.detachProgram(parent: parent.name, trunk(parent).hook))
+        }
+        releaseHook(name)
+        if done.madePromiscuous, parent.isPromiscuous { actions.append(.setPromiscuous(parent.name, false)) }
         if state.raised.contains(parent.name), parent.isUp { actions.append(.lower([parent.name])) }
     }
 
-    private mutating func releaseHook() {
-        guard let parent, state.addedClsact, host.trunk.hasClsact else { return }
-        if host.trunk.foreignFilters == 0 {
+    private mutating func releaseHook(_ name: String) {
+        guard let parent = parents[name], state.parents[name]?.addedClsact == true, trunk(parent).hasClsact else {
+            return
+        }
+        if trunk(parent).foreignFilters == 0 {
             actions.append(.deleteClsact(parent.name))
-            outcome.addedClsact = false
+            outcome.parents[name]?.addedClsact = false
         } else {
             notes.append("the clsact hook of \(parent.name) stays: others have put filters on it")
         }
@@ -239,8 +271,10 @@ struct Planner {
 
     // MARK: What comes
 
-    /// Whether programs of ours go on the parent.
-    private func needsHook(_ wanted: Configuration) -> Bool { state.driver == .ebpf || wanted.fastPath != nil }
+    /// Whether programs of ours go on this parent.
+    private func needsHook(_ name: String, _ wanted: Configuration) -> Bool {
+        state.driver == .ebpf || wanted.fastPath != nil && name == wanted.parent
+    }
 
     /// From now on, and in the end.
     private mutating func take(_ change: (inout State) -> Void) {
@@ -277,26 +311,29 @@ struct Planner {
     }
 
     /// Without privileges nobody sees the programs; where a change was completed, they are taken to be there.
-    private var isTrunkTakenOnTrust: Bool { host.trunk.isUnknown && state.phase == .applied && state.attachedProgram }
+    private func isTakenOnTrust(_ name: String) -> Bool {
+        trunk(parents[name]).isUnknown && state.phase == .applied && state.parents[name]?.attachedProgram == true
+    }
 
-    private mutating func prepareParent(_ wanted: Configuration) {
-        guard let parent else { return }
-        take { $0.parentIndex = parent.index }
+    private mutating func prepareParent(_ name: String, _ wanted: Configuration) {
+        guard let parent = parents[name] else { return }
+        take { $0.parents[name, default: State.Parent(index: parent.index)].index = parent.index }
         if !parent.isUp { raiseAndHold([parent.name]) }
-        guard !isTrunkTakenOnTrust else { return }
-        if host.trunk.hook == .clsact, !host.trunk.hasClsact, needsHook(wanted) {
+        guard !isTakenOnTrust(name) else { return }
+        let trunk = trunk(parent)
+        if trunk.hook == .clsact, !trunk.hasClsact, needsHook(name, wanted) {
             actions.append(.addClsact(parent.name))
-            take { $0.addedClsact = true }
+            take { $0.parents[name]?.addedClsact = true }
         }
         guard state.driver == .ebpf else { return }
         // The hardware filters by VLAN id and by address; without VLAN devices nobody tells it which ones are wanted.
         if !parent.isPromiscuous {
             actions.append(.setPromiscuous(parent.name, true))
-            take { $0.madePromiscuous = true }
+            take { $0.parents[name]?.madePromiscuous = true }
         }
-        if host.trunk.program == nil {
-            actions.append(.attachProgram(parent: parent.name, host.trunk.hook))
-            take { $0.attachedProgram = true }
+        if trunk.program == nil {
+            actions.append(.attachProgram(parent: parent.name, trunk.hook))
+            take { $0.parents[name]?.attachedProgram = true }
         }
     }
 
@@ -306,7 +343,6 @@ struct Planner {
     }
 
     private mutating func addLinks(_ wanted: Configuration) {
-        guard let parent else { return }
         let added = Set(wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0)) == nil })
         self.added = added
         guard !added.isEmpty else { return }
@@ -316,10 +352,14 @@ struct Planner {
             actions.append(
                 .addVLANs(
                     added.sorted().map {
-                        Action.VLANDevice(name: wanted.interfaceName($0), parent: parent.name, id: $0)
+                        let parent = parentName(of: $0)
+                        return Action.VLANDevice(
+                            name: wanted.interfaceName($0), parent: parents[parent]?.name ?? parent, id: $0)
                     }))
         case .ebpf:
-            actions.append(.addVethGateways(added.sorted().map { gateway(wanted, $0, parent) }))
+            actions.append(
+                .addVethGateways(
+                    added.sorted().compactMap { id in parent(of: id).map { gateway(wanted, id, $0) } }))
         }
     }
 
@@ -328,21 +368,26 @@ struct Planner {
     }
 
     private mutating func connect(_ wanted: Configuration) {
-        guard let parent, state.driver == .ebpf, !isTrunkTakenOnTrust || !added.isEmpty else { return }
-        let missing = wanted.vlans.map(\.id).filter { id in
-            if added.contains(id) { return true }
-            if isTrunkTakenOnTrust { return false }
-            if host.trunk.program == nil { return held.links.contains(id) }
-            guard let link = host.link(wanted.interfaceName(id)), isOurs(link, id) else { return false }
-            return host.trunk.gateways[id] != link.index || !host.trunk.pushing.contains(link.index)
+        guard state.driver == .ebpf else { return }
+        for (parent, vlans) in byParent(wanted.vlans.map(\.id)) {
+            let trunk = trunk(parent)
+            let isTakenOnTrust = vlans.first.map { self.isTakenOnTrust(parentName(of: $0)) } ?? false
+            let missing = vlans.filter { id in
+                if added.contains(id) { return true }
+                if isTakenOnTrust { return false }
+                if trunk.program == nil { return held.links.contains(id) }
+                guard let link = host.link(wanted.interfaceName(id)), isOurs(link, id) else { return false }
+                return trunk.gateways[id] != link.index || !trunk.pushing.contains(link.index)
+            }
+            guard !missing.isEmpty else { continue }
+            let hook = missing.count > Host.ProgramHook.mostGatewaysOnTCX ? .clsact : trunk.hook
+            actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, hook))
         }
-        guard !missing.isEmpty else { return }
-        let hook = missing.count > Host.ProgramHook.mostGatewaysOnTCX ? .clsact : host.trunk.hook
-        actions.append(.connect(missing.map { gateway(wanted, $0, parent) }, parent: parent.name, hook))
     }
 
     private mutating func startFollower() {
-        guard state.driver == .ebpf, !host.trunk.isFollowed, !isTrunkTakenOnTrust else { return }
+        guard state.driver == .ebpf, !host.isFollowed, let wanted, !wanted.parents.contains(where: isTakenOnTrust)
+        else { return }
         actions.append(.startFollower)
         take { $0.startedFollower = true }
     }
@@ -385,7 +430,9 @@ struct Planner {
             let name = interfaceName(vlan.id)
             guard !added.contains(vlan.id) else {
                 // A veth is made with it, a VLAN device starts with its parent's.
-                if let mtu = vlan.mtu, let parent, state.driver == .ieee8021q { set(mtu, name, now: parent.mtu) }
+                if let mtu = vlan.mtu, let parent = parent(of: vlan.id), state.driver == .ieee8021q {
+                    set(mtu, name, now: parent.mtu)
+                }
                 continue
             }
             guard let link = host.link(name) else { continue }
@@ -396,7 +443,7 @@ struct Planner {
                 }
             } else if let former = state.mtus[vlan.id] {
                 set(former, name, now: link.mtu)
-            } else if let parent, isOurs(link, vlan.id), hadMTU(vlan.id) {
+            } else if let parent = parent(of: vlan.id), isOurs(link, vlan.id), hadMTU(vlan.id) {
                 set(parent.mtu, name, now: link.mtu)
             }
         }
@@ -531,7 +578,7 @@ extension State {
     /// Whether nothing of the host has been changed.
     var isEmpty: Bool {
         links.isEmpty && addresses.isEmpty && mtus.isEmpty && routes.isEmpty && raised.isEmpty && sysctls.isEmpty
-            && table == nil && !madePromiscuous
-            && !addedClsact && !attachedProgram && !startedFollower && !startedFastPath
+            && table == nil && !startedFollower && !startedFastPath
+            && parents.values.allSatisfy { $0 == Parent(index: $0.index) }
     }
 }

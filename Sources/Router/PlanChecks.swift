@@ -3,11 +3,35 @@ import Packets
 
 /// What has to hold before anything changes.
 extension Planner {
-    func checkedParent(_ wanted: Configuration) throws(Failure) -> Link {
-        guard let parent = host.link(wanted.parent) else {
+    func checkParents(_ wanted: Configuration) throws(Failure) {
+        let held = state.configuration.parent
+        guard held == wanted.parent || state.isEmpty else {
+            throw Failure(
+                .usage, "vrouter routes between the VLANs of \(held) here, and not of \(wanted.parent)",
+                remedy: "take that back first: vrouter down")
+        }
+        for name in wanted.parents { try checkParent(name) }
+        guard wanted.fastPath == nil || wanted.parents.contains(wanted.parent) else {
+            throw Failure(
+                .usage, "the fast path works on \(wanted.parent), which carries none of the VLANs",
+                remedy: "name as the parent the interface whose VLANs it is to forward between")
+        }
+        for vlan in wanted.vlans where state.links.contains(vlan.id) || state.addresses[vlan.id] != nil {
+            let before = [state.configuration, state.applied].compactMap { former in
+                former?.vlan(vlan.id).flatMap { former?.parent(of: $0) }
+            }
+            guard let other = before.first(where: { $0 != wanted.parent(of: vlan) }) else { continue }
+            throw Failure(
+                .usage, "VLAN \(vlan.id) is on \(other) here, and cannot move to \(wanted.parent(of: vlan)) at once",
+                remedy: "leave it out of one `vrouter up`, and give it with the next")
+        }
+    }
+
+    private func checkParent(_ name: String) throws(Failure) {
+        guard let parent = host.link(name) else {
             let names = host.links.filter(\.isEthernet).map(\.name)
             throw Failure(
-                .usage, "there is no interface '\(wanted.parent)'",
+                .usage, "there is no interface '\(name)'",
                 remedy: names.isEmpty
                     ? "this network namespace has no Ethernet interface at all"
                     : "choose one of: \(names.joined(separator: ", "))")
@@ -28,25 +52,19 @@ extension Planner {
                 "\(parent.name) is a port of \(host.link(index: master)?.name ?? "another interface"), which gets its frames",
                 remedy: "name that one, or take \(parent.name) out of it: ip link set dev \(parent.name) nomaster")
         }
-        let held = state.configuration.parent
-        guard held == wanted.parent || state.isEmpty else {
-            throw Failure(
-                .usage, "vrouter routes between the VLANs of \(held) here, and not of \(wanted.parent)",
-                remedy: "take that back first: vrouter down")
-        }
-        return parent
     }
 
     func checkLinks(_ wanted: Configuration) throws(Failure) {
-        guard let parent else { return }
-        let devices = host.links.filter {
-            $0.vlan?.etherType == 0x8100 && $0.lowerIndex == parent.index && !$0.isLowerElsewhere
-        }
+        let devices = host.links.filter { $0.vlan?.etherType == 0x8100 && !$0.isLowerElsewhere }
         // The kernel has no two for the same VLAN.
-        let devicesByID = Dictionary(devices.map { ($0.vlan?.id, $0) }, uniquingKeysWith: { first, _ in first })
+        let devicesByID = Dictionary(
+            devices.map { ([$0.lowerIndex ?? 0, UInt32($0.vlan?.id ?? 0)], $0) },
+            uniquingKeysWith: { first, _ in first })
         for vlan in wanted.vlans {
             let name = wanted.interfaceName(vlan.id)
-            if let twin = devicesByID[vlan.id.rawValue] ?? (host.link(name) == nil ? ourLink(vlan.id) : nil),
+            guard let parent = parents[wanted.parent(of: vlan)] else { continue }
+            if let twin = devicesByID[[parent.index, UInt32(vlan.id.rawValue)]]
+                ?? (host.link(name) == nil ? ourLink(vlan.id) : nil),
                 twin.name != name
             {
                 throw Failure(
@@ -100,9 +118,8 @@ extension Planner {
 
     /// A gateway cannot send what its parent does not carry.
     func checkMTUs(_ wanted: Configuration) throws(Failure) {
-        guard let parent else { return }
         for vlan in wanted.vlans {
-            guard let mtu = vlan.mtu, mtu > parent.mtu else { continue }
+            guard let parent = parents[wanted.parent(of: vlan)], let mtu = vlan.mtu, mtu > parent.mtu else { continue }
             throw Failure(
                 .usage, "VLAN \(vlan.id): an MTU of \(mtu) is more than \(parent.name) carries (\(parent.mtu))",
                 remedy: "give at most \(parent.mtu), or where the switch carries more: "

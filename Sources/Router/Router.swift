@@ -113,7 +113,7 @@ public struct Router {
             chosen = try Driver.choose(driver)
         }
         if configuration.fastPath != nil { try FastPath.check() }
-        let start = state ?? file.empty(configuration, driver: chosen, parentIndex: 0)
+        let start = state ?? file.empty(configuration, driver: chosen)
         var host = try read(for: start, configuration)
         if !EndedSessions.newlyDenied(from: start.applied, to: configuration).isEmpty {
             host.sessions = Host.readSessions()
@@ -124,10 +124,7 @@ public struct Router {
 
     private func read(for state: State, _ configuration: Configuration) throws(Failure) -> Host {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
-        let vlans = Set((state.configuration.vlans + configuration.vlans).map(\.id)).union(state.links)
-        return try Host.read(
-            socket, parent: state.looksAtTrunk || configuration.fastPath != nil ? configuration.parent : nil,
-            parentIndex: state.parentIndex, vlans: vlans)
+        return try Host.read(socket, state, configuration)
     }
 
     /// Journal first, then act; what fails is undone.

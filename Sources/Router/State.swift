@@ -6,7 +6,7 @@ import SystemPackage
 /// What vrouter has changed in a network namespace, written down before it is done: the journal that `down` and the next `up` go by.
 /// Everything here may or may not have happened where `phase` is `applying`.
 struct State: Hashable, Codable {
-    static let currentVersion = 2
+    static let currentVersion = 3
 
     var version = currentVersion
     var phase = Phase.applying
@@ -20,7 +20,8 @@ struct State: Hashable, Codable {
     /// What was applied last, completely; to which a change that fails goes back. nil: nothing.
     var applied: Configuration?
     var driver: Driver
-    var parentIndex: UInt32
+    /// What carries VLANs, by its name in the configuration.
+    var parents: [String: Parent] = [:]
 
     /// Gateway interfaces that we made. Those that were there before are not among them.
     var links: Set<VLANID> = []
@@ -32,9 +33,6 @@ struct State: Hashable, Codable {
     var routes: Set<Configuration.StaticRoute> = []
     /// Interfaces that were down.
     var raised: Set<String> = []
-    var madePromiscuous = false
-    var addedClsact = false
-    var attachedProgram = false
     var startedFollower = false
     var startedFastPath = false
     /// Parameters that we changed, in the order in which they are to be restored.
@@ -42,8 +40,28 @@ struct State: Hashable, Codable {
     /// The ruleset as we committed it, and as the kernel then showed it.
     var table: Table?
 
-    /// Whether there may be programs of ours on the parent.
-    var looksAtTrunk: Bool { driver == .ebpf || addedClsact || startedFastPath || configuration.fastPath != nil }
+    /// Whether there may be programs of ours on the parents.
+    var looksAtTrunks: Bool {
+        driver == .ebpf || startedFastPath || configuration.fastPath != nil
+            || parents.values.contains(where: \.addedClsact)
+    }
+
+    /// Of the interface that the fast path works on; 0: none is known.
+    var parentIndex: UInt32 { parents[configuration.parent]?.index ?? 0 }
+
+    /// A VLAN as it is to be, or where it is on its way out, as it was.
+    func vlan(_ id: VLANID) -> Configuration.VLAN? { configuration.vlan(id) ?? applied?.vlan(id) }
+
+    /// The name of what carries a VLAN's frames.
+    func parent(of id: VLANID) -> String { vlan(id)?.parent ?? configuration.parent }
+
+    struct Parent: Hashable, Codable {
+        /// By which it is found under another name.
+        var index: UInt32
+        var madePromiscuous = false
+        var addedClsact = false
+        var attachedProgram = false
+    }
 
     enum Phase: String, Codable { case applying, applied }
 
@@ -91,10 +109,10 @@ struct StateFile {
     var countersPath: String { "\(path).counters" }
 
     /// A state for this namespace with nothing in it.
-    func empty(_ configuration: Configuration, driver: Driver, parentIndex: UInt32) -> State {
+    func empty(_ configuration: Configuration, driver: Driver) -> State {
         State(
             bootID: bootID, namespaceInode: identity.inode, namespaceCookie: identity.cookie,
-            configuration: configuration, driver: driver, parentIndex: parentIndex)
+            configuration: configuration, driver: driver)
     }
 
     /// nil where vrouter has changed nothing, or where what it changed ended with its namespace or with the boot.

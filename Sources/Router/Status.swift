@@ -28,6 +28,8 @@ public struct Status: Sendable, Encodable {
 
     public struct VLAN: Sendable, Encodable {
         public var id: UInt16
+        /// The interface that carries its frames.
+        public var parent: String
         public var interface: String
         /// Whether vrouter made the interface, or found it.
         public var adopted: Bool
@@ -69,10 +71,7 @@ public struct Status: Sendable, Encodable {
     public static func read() throws(Failure) -> Status {
         let state = try StateFile().load()
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
-        let host = try Host.read(
-            socket, parent: state?.looksAtTrunk == true ? state?.configuration.parent : nil,
-            parentIndex: state?.parentIndex ?? 0,
-            vlans: Set(state?.configuration.vlans.map(\.id) ?? []))
+        let host = try Host.read(socket, state)
         var status = Status(
             active: state != nil, interrupted: state?.phase == .applying, parent: state?.configuration.parent,
             driver: state?.driver, masquerade: state?.configuration.masquerade.rawValue,
@@ -89,7 +88,9 @@ public struct Status: Sendable, Encodable {
             let link = host.link(name)
             var statistics = link?.statistics ?? Link.Statistics()
             // The pair's own counters see nothing: frames are redirected before they reach it.
-            if let program = host.trunk.program, state.links.contains(vlan.id),
+            let parent = state.configuration.parent(of: vlan)
+            let trunk = host.parent(parent, in: state).flatMap { host.trunks[$0.index] }
+            if let program = trunk?.program, state.links.contains(vlan.id),
                 let port = (try? VLANPorts(ofProgram: program).port(vlan.id)) ?? nil
             {
                 statistics = port.statistics
@@ -98,7 +99,7 @@ public struct Status: Sendable, Encodable {
             if let part { statistics.add(part) }
             status.vlans.append(
                 VLAN(
-                    id: vlan.id.rawValue, interface: name, adopted: !state.links.contains(vlan.id),
+                    id: vlan.id.rawValue, parent: parent, interface: name, adopted: !state.links.contains(vlan.id),
                     addresses: (link.map(host.addresses) ?? []).map(\.description),
                     state: link?.operationalState ?? "absent",
                     received: Counter(packets: statistics.receivedPackets, bytes: statistics.receivedBytes),

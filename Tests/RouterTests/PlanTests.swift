@@ -18,8 +18,7 @@ import Testing
 
     private func state(_ configuration: Configuration, links: Set<VLANID> = []) -> State {
         var state = State(
-            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: configuration, driver: .ieee8021q,
-            parentIndex: 2)
+            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: configuration, driver: .ieee8021q)
         state.links = links
         return state
     }
@@ -39,7 +38,7 @@ import Testing
             ] + more,
             addresses: addresses, routes: [], sysctl: { values[$0.path] },
             configuredInterfaces: { _ in ["all", "default", "enp0s8"] },
-            table: table, trunk: Host.Trunk())
+            table: table)
     }
 
     private func vlan(
@@ -227,6 +226,43 @@ import Testing
         var there = host()
         there.routes = [try way("172.16.20.253")]
         #expect(throws: Failure.self) { try Plan(from: state(wanted), on: there, to: wanted) }
+    }
+
+    @Test func severalTrunks() throws {
+        var wanted = article
+        wanted.vlans[1].parent = "enp0s9"
+        let second = Link(index: 9, name: "enp0s9", flags: 0)
+        let up = try Plan(from: state(wanted), on: host([second]), to: wanted)
+        let commands = words(up)
+        #expect(
+            commands.contains("ip link add link enp0s8 name enp0s8.100 group 30322 type vlan id 100 reorder_hdr on"))
+        #expect(
+            commands.contains("ip link add link enp0s9 name enp0s9.200 group 30322 type vlan id 200 reorder_hdr on"))
+        #expect(commands.contains("ip link set dev enp0s9 up") && up.journal.raised.contains("enp0s9"))
+        #expect(up.journal.parents.mapValues(\.index) == ["enp0s8": 2, "enp0s9": 9])
+
+        // Without its VLANs, the second one is as it was; the first one is not touched.
+        var applied = try #require(up.outcome)
+        applied.table?.fingerprint = "as committed"
+        var fewer = article
+        fewer.vlans.removeLast()
+        let raised = Link(index: 9, name: "enp0s9", flags: 0x1)
+        let gateways = [
+            vlan(100, index: 3),
+            Link(
+                index: 4, name: "enp0s9.200", kind: "vlan", flags: 0x1, lowerIndex: 9,
+                vlan: Link.VLAN(id: 200, etherType: 0x8100, reordersHeader: true)),
+        ]
+        let less = try Plan(
+            from: applied, on: host([raised] + gateways, table: .present(fingerprint: "as committed")), to: fewer)
+        #expect(words(less).contains("ip link del dev enp0s9.200") && words(less).last == "ip link set dev enp0s9 down")
+        #expect(less.outcome?.parents.keys.sorted() == ["enp0s8"])
+
+        // It does not move at once: its interface would have to be in both places.
+        #expect(throws: Failure.self) {
+            try Plan(
+                from: applied, on: host([raised] + gateways, table: .present(fingerprint: "as committed")), to: article)
+        }
     }
 }
 

@@ -41,7 +41,7 @@ import Testing
                 // Worse, and of another table.
                 route("10.0.0.0/8", 3, priority: 100), route("10.2.0.0/16", 3, table: 77),
             ],
-            sysctl: { _ in nil }, configuredInterfaces: { _ in [] }, table: .absent, trunk: Host.Trunk())
+            sysctl: { _ in nil }, configuredInterfaces: { _ in [] }, table: .absent)
         host.sessions = sessions
         return host
     }
@@ -100,8 +100,7 @@ import Testing
         let before = try configuration()
         let after = try configuration("100:200")
         var state = State(
-            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: before, driver: .ieee8021q,
-            parentIndex: 2)
+            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: before, driver: .ieee8021q)
         state.applied = before
         let connections = try [
             connection("172.16.10.10", "172.16.20.10"), connection("172.16.10.10", "172.16.30.10"),
@@ -137,8 +136,7 @@ import Testing
     @Test func whoCannotSeeThemSaysSo() throws {
         let after = try configuration("100:200")
         let state = State(
-            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: after, driver: .ieee8021q,
-            parentIndex: 2)
+            bootID: "boot", namespaceInode: 1, namespaceCookie: 1, configuration: after, driver: .ieee8021q)
         let plan = try Plan(from: state, on: host(.notPermitted), to: after)
         let commands = try #require(plan.actions.last?.commands)
         #expect(commands.count == 1 && commands[0].hasPrefix("# ") && commands[0].contains("CAP_NET_ADMIN"))
