@@ -15,7 +15,7 @@ let package = Package(
     products: [
         .executable(name: "vrouter", targets: ["vrouter"]),
         // What benchmarks/micro measures; `swift build --product vrouter` builds none of it that the program does not use.
-        .library(name: "DataPath", targets: ["Packets", "Routing"]),
+        .library(name: "DataPath", targets: ["Packets", "Routing", "Forwarding"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),

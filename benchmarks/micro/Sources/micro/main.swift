@@ -1,7 +1,8 @@
 import Foundation
 
 let usage = """
-    usage: micro routing [--rounds N] [--peer PROGRAM] [--json FILE]
+    usage: micro packets [--rounds N] [--json FILE]
+           micro routing [--rounds N] [--peer PROGRAM] [--json FILE]
       --peer   the program of benchmarks/peers/rte_lpm, to measure in turn with
       --json   also write all rounds there
     """
@@ -11,7 +12,8 @@ var peer: String?
 var json: String?
 var arguments = CommandLine.arguments.dropFirst()
 
-guard arguments.popFirst() == "routing" else {
+let benchmark = arguments.popFirst()
+guard benchmark == "packets" || benchmark == "routing" else {
     print(usage)
     exit(2)
 }
@@ -27,10 +29,18 @@ while let option = arguments.popFirst() {
 }
 
 do {
-    var benchmark = RoutingBenchmark(peer: peer, rounds: rounds)
-    let report = try benchmark.run()
-    print(report.text)
-    if let json { try JSONEncoder().encode(report).write(to: URL(fileURLWithPath: json)) }
+    let encoded: Data
+    if benchmark == "packets" {
+        let results = try interleaved(try packetCases(), rounds: rounds)
+        print(packetTable(results))
+        encoded = try JSONEncoder().encode(results)
+    } else {
+        var benchmark = RoutingBenchmark(peer: peer, rounds: rounds)
+        let report = try benchmark.run()
+        print(report.text)
+        encoded = try JSONEncoder().encode(report)
+    }
+    if let json { try encoded.write(to: URL(fileURLWithPath: json)) }
 } catch {
     FileHandle.standardError.write(Data("micro: \(error)\n".utf8))
     exit(1)
