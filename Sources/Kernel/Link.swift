@@ -136,6 +136,28 @@ extension Link {
     }
 }
 
+extension Link {
+    /// One that is yet to be made, on another one: without an index.
+    public init(foreseen name: String, on parent: Link, mtu: UInt32) {
+        self.name = name
+        self.mtu = mtu
+        index = 0
+        kind = nil
+        hardwareType = parent.hardwareType
+        flags = 0
+        macAddress = parent.macAddress
+        lowerIndex = parent.index
+        isLowerElsewhere = false
+        masterIndex = nil
+        group = 0
+        operationalState = "down"
+        vlan = nil
+        ipv4 = nil
+        ipv6Forwarding = nil
+        statistics = nil
+    }
+}
+
 extension Link.IPv4Settings {
     /// IFLA_INET_CONF: all of an interface's parameters in the order of IPV4_DEVCONF_ (linux/ip.h), which counts from 1.
     init?(_ values: ArraySlice<UInt8>) {

@@ -74,6 +74,8 @@ public struct Configuration: Hashable, Sendable, Codable {
         public var addresses: [InterfaceAddress]
         /// The interface that carries its frames; nil: the configuration's.
         public var parent: String?
+        /// The VLAN in whose frames its frames are carried, with two tags; nil: they have one.
+        public var outer: VLANID?
         /// Of the gateway interface; nil: the parent's name and the id.
         public var name: String?
         /// In octets of IP; nil: the parent's.
@@ -81,12 +83,13 @@ public struct Configuration: Hashable, Sendable, Codable {
         public var zone: Zone
 
         public init(
-            id: VLANID, addresses: [InterfaceAddress], parent: String? = nil, name: String? = nil,
-            mtu: UInt32? = nil, zone: Zone = .vlans
+            id: VLANID, addresses: [InterfaceAddress], parent: String? = nil, outer: VLANID? = nil,
+            name: String? = nil, mtu: UInt32? = nil, zone: Zone = .vlans
         ) {
             self.id = id
             self.addresses = addresses
             self.parent = parent
+            self.outer = outer
             self.name = name
             self.mtu = mtu
             self.zone = zone
@@ -279,11 +282,14 @@ public struct Configuration: Hashable, Sendable, Codable {
     /// The gateway interface of a VLAN.
     public func interfaceName(_ id: VLANID) -> String {
         let vlan = vlan(id)
-        return vlan?.name ?? Self.interfaceName(id, on: vlan?.parent ?? parent)
+        return vlan?.name ?? Self.interfaceName(id, on: vlan.map(parent(of:)) ?? parent)
     }
 
     /// The interface that carries a VLAN's frames.
-    public func parent(of vlan: VLAN) -> String { vlan.parent ?? parent }
+    public func parent(of vlan: VLAN) -> String { vlan.outer.map(interfaceName) ?? vlan.parent ?? parent }
+
+    /// Interfaces that are the gateway of one VLAN and carry others.
+    var carriers: Set<String> { Set(vlans.compactMap(\.outer).map(interfaceName)) }
 
     /// All interfaces that carry VLANs, ascending.
     public var parents: [String] { Set(vlans.map(parent(of:))).sorted() }

@@ -21,7 +21,7 @@ public enum Follower {
             try? follow(state, links, requests)
             // By index: under another name it is still the same.
             let parents = Set(state.parents.values.map(\.index))
-            guard links.contains(where: { parents.contains($0.index) }) else { return }
+            guard links.contains(where: { parents.contains($0.index) || state.parents[$0.name] != nil }) else { return }
             while !events.wait(milliseconds: 10_000) {
                 // A process keeps its namespace alive. Where nobody else has it any more, it is to end.
                 guard Namespace.isUsedByOthers() else { return }
@@ -45,10 +45,12 @@ public enum Follower {
         var batch = NetlinkBatch()
         var orphans: Set<UInt32> = []
         for id in state.links.sorted() {
-            guard let gateway = named[state.configuration.interfaceName(id)], gateway.kind == "veth",
+            guard let gateway = named[state.interfaceName(id)], gateway.kind == "veth",
                 let peer = gateway.lowerIndex.flatMap({ indexed[$0] }), Action.VethGateway.isPeerName(peer.name, id)
             else { continue }
-            guard let parent = state.parents[state.parent(of: id)].flatMap({ indexed[$0.index] }) else {
+            let name = state.parent(of: id)
+            // One that has come with the same change is known by its name only.
+            guard let parent = state.parents[name].flatMap({ indexed[$0.index] }) ?? named[name] else {
                 orphans.insert(gateway.index)
                 continue
             }

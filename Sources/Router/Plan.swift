@@ -67,6 +67,7 @@ struct Planner {
         for name in Set(state.parents.keys).union(state.configuration.parents).union(wanted?.parents ?? []) {
             parents[name] = host.parent(name, in: state)
         }
+        foreseeCarriers()
         if let wanted {
             try checkParents(wanted)
             try checkLinks(wanted)
@@ -81,8 +82,11 @@ struct Planner {
         if let wanted {
             // While interfaces come and go, the rules name all of them: at no moment is one of them without.
             try planRuleset(wanted, alsoFor: dropped, again: !dropped.isEmpty)
-            for name in wanted.parents { prepareParent(name, wanted) }
-            addLinks(wanted)
+            let carriers = wanted.carriers
+            for name in wanted.parents where !carriers.contains(name) { prepareParent(name, wanted) }
+            addLinks(wanted, wanted.vlans.filter { $0.outer == nil })
+            for name in wanted.parents where carriers.contains(name) { prepareParent(name, wanted) }
+            addLinks(wanted, wanted.vlans.filter { $0.outer != nil })
         }
         setMTUs()
         deleteRoutes()
@@ -162,17 +166,37 @@ struct Planner {
     private func parent(of id: VLANID) -> Link? { parents[parentName(of: id)] }
 
     private func parentName(of id: VLANID) -> String {
-        configured(id)?.parent ?? (wanted ?? state.configuration).parent
+        guard let outer = configured(id)?.outer else {
+            return configured(id)?.parent ?? (wanted ?? state.configuration).parent
+        }
+        return interfaceName(outer)
     }
 
-    /// With the interface that each is on, in order.
+    /// With the interface that each is on, carriers last.
     private func byParent(_ vlans: [VLANID]) -> [(parent: Link, vlans: [VLANID])] {
-        Dictionary(grouping: vlans, by: parentName(of:)).sorted { $0.key < $1.key }.compactMap { name, vlans in
-            parents[name].map { ($0, vlans) }
+        let groups = Dictionary(grouping: vlans, by: parentName(of:)).sorted { $0.key < $1.key }
+        let carriers = wanted?.carriers ?? []
+        return (groups.filter { !carriers.contains($0.key) } + groups.filter { carriers.contains($0.key) })
+            .compactMap { name, vlans in parents[name].map { ($0, vlans) } }
+    }
+
+    /// Carriers that are yet to be made, as they will be.
+    private mutating func foreseeCarriers() {
+        for vlan in wanted?.vlans ?? [] {
+            let name = interfaceName(vlan.id)
+            guard let wanted, wanted.carriers.contains(name), parents[name] == nil, let parent = parent(of: vlan.id)
+            else { continue }
+            parents[name] = Link(foreseen: name, on: parent, mtu: vlan.mtu ?? parent.mtu)
         }
     }
 
-    private func trunk(_ parent: Link?) -> Host.Trunk { parent.flatMap { host.trunks[$0.index] } ?? Host.Trunk() }
+    private func trunk(_ parent: Link?) -> Host.Trunk {
+        if let trunk = parent.flatMap({ host.trunks[$0.index] }) { return trunk }
+        // One that is yet to be made has the hooks that all of this kernel's interfaces have.
+        var trunk = Host.Trunk()
+        trunk.hook = host.trunks.values.first?.hook ?? trunk.hook
+        return trunk
+    }
 
     /// The interface that we made for this VLAN, also under another name.
     func ourLink(_ id: VLANID) -> Link? {
@@ -318,7 +342,8 @@ struct Planner {
     private mutating func prepareParent(_ name: String, _ wanted: Configuration) {
         guard let parent = parents[name] else { return }
         take { $0.parents[name, default: State.Parent(index: parent.index)].index = parent.index }
-        if !parent.isUp { raiseAndHold([parent.name]) }
+        let isCarrier = wanted.carriers.contains(name)
+        if !isCarrier, !parent.isUp { raiseAndHold([parent.name]) }
         guard !isTakenOnTrust(name) else { return }
         let trunk = trunk(parent)
         if trunk.hook == .clsact, !trunk.hasClsact, needsHook(name, wanted) {
@@ -327,7 +352,7 @@ struct Planner {
         }
         guard state.driver == .ebpf else { return }
         // The hardware filters by VLAN id and by address; without VLAN devices nobody tells it which ones are wanted.
-        if !parent.isPromiscuous {
+        if !parent.isPromiscuous, !isCarrier {
             actions.append(.setPromiscuous(parent.name, true))
             take { $0.parents[name]?.madePromiscuous = true }
         }
@@ -342,9 +367,9 @@ struct Planner {
         take { $0.raised.formUnion(names) }
     }
 
-    private mutating func addLinks(_ wanted: Configuration) {
-        let added = Set(wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0)) == nil })
-        self.added = added
+    private mutating func addLinks(_ wanted: Configuration, _ vlans: [Configuration.VLAN]) {
+        let added = Set(vlans.map(\.id).filter { host.link(wanted.interfaceName($0)) == nil })
+        self.added.formUnion(added)
         guard !added.isEmpty else { return }
         take { $0.links.formUnion(added) }
         switch state.driver {
@@ -516,7 +541,9 @@ struct Planner {
     }
 
     private mutating func raise(_ wanted: Configuration) {
-        let down = wanted.vlans.map(\.id).filter { host.link(wanted.interfaceName($0))?.isUp != true }
+        // Carriers first: none comes up on one that is down.
+        let vlans = wanted.vlans.filter { $0.outer == nil } + wanted.vlans.filter { $0.outer != nil }
+        let down = vlans.map(\.id).filter { host.link(wanted.interfaceName($0))?.isUp != true }
         guard !down.isEmpty else { return }
         actions.append(.raise(down.map(wanted.interfaceName)))
         let adopted = down.filter { !held.links.contains($0) }.map(wanted.interfaceName)

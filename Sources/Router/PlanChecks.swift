@@ -10,7 +10,8 @@ extension Planner {
                 .usage, "vrouter routes between the VLANs of \(held) here, and not of \(wanted.parent)",
                 remedy: "take that back first: vrouter down")
         }
-        for name in wanted.parents { try checkParent(name) }
+        let carriers = wanted.carriers
+        for name in wanted.parents where !carriers.contains(name) { try checkParent(name) }
         guard wanted.fastPath == nil || wanted.parents.contains(wanted.parent) else {
             throw Failure(
                 .usage, "the fast path works on \(wanted.parent), which carries none of the VLANs",

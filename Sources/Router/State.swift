@@ -53,7 +53,15 @@ struct State: Hashable, Codable {
     func vlan(_ id: VLANID) -> Configuration.VLAN? { configuration.vlan(id) ?? applied?.vlan(id) }
 
     /// The name of what carries a VLAN's frames.
-    func parent(of id: VLANID) -> String { vlan(id)?.parent ?? configuration.parent }
+    func parent(of id: VLANID) -> String {
+        guard let outer = vlan(id)?.outer else { return vlan(id)?.parent ?? configuration.parent }
+        return interfaceName(outer)
+    }
+
+    /// The gateway interface of a VLAN.
+    func interfaceName(_ id: VLANID) -> String {
+        vlan(id)?.name ?? Configuration.interfaceName(id, on: parent(of: id))
+    }
 
     struct Parent: Hashable, Codable {
         /// By which it is found under another name.
