@@ -7,9 +7,9 @@ import Packets
 struct Plan {
     private(set) var actions: [Action] = []
     /// To be written before the first action: all that may have been done at any moment from then on.
-    private(set) var journal: State
+    var journal: State
     /// To be written after the last one; nil: vrouter holds nothing any more.
-    private(set) var outcome: State?
+    var outcome: State?
     /// For a person.
     private(set) var notes: [String] = []
 

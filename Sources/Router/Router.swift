@@ -22,6 +22,8 @@ public struct Router {
         public var notes: [String]
         /// How many sessions `up` has ended, as they are no longer allowed; nil: nothing is denied that was not.
         public var endedSessions: Int?
+        /// What waits for `vrouter confirm` then; nil: nothing.
+        public var unconfirmed: Status.Unconfirmed?
     }
 
     public struct Step: Sendable, Codable {
@@ -34,10 +36,12 @@ public struct Router {
     public enum Moment: Sendable { case before, after }
     public typealias Fault = (_ step: Int, _ moment: Moment) throws(Failure) -> Void
 
-    private let report: (Event) -> Void
+    let report: (Event) -> Void
     private let fault: Fault?
     private let program: [String]
     private var isUndoing = false
+    /// Whether this process is `vrouter revert`.
+    private var isReverter = false
 
     /// - Parameters:
     ///   - report: told what happens.
@@ -50,17 +54,40 @@ public struct Router {
         self.fault = fault
     }
 
+    init(program: [String], isReverter: Bool) {
+        self.init(program: program)
+        self.isReverter = isReverter
+    }
+
     /// Reaches the configuration, or puts everything back.
     ///
     /// - Parameters:
     ///   - driver: nil: the one in use, or what the kernel offers.
     ///   - dryRun: change nothing.
-    public func up(_ configuration: Configuration, driver: Driver?, dryRun: Bool = false) throws(Failure) -> Outcome {
+    ///   - seconds: so long after, everything goes back, unless `confirm` comes first; nil: the change stays.
+    public func up(
+        _ configuration: Configuration, driver: Driver?, dryRun: Bool = false, confirmWithin seconds: Int? = nil
+    ) throws(Failure) -> Outcome {
+        if let seconds, !Confirmation.allowedSeconds.contains(seconds) {
+            throw Failure(
+                .usage, "--confirm \(seconds): not a time to confirm a change in",
+                remedy:
+                    "give \(Confirmation.allowedSeconds.lowerBound) to \(Confirmation.allowedSeconds.upperBound) seconds"
+            )
+        }
         let file = try StateFile()
         guard !dryRun else { return try plan(configuration, driver, file).outcome }
         return try file.locked(report) { () throws(Failure) in
             var (state, plan, outcome) = try plan(configuration, driver, file)
+            let unconfirmed = Confirmation.after(
+                state, wanted: configuration, seconds: seconds, changes: !plan.actions.isEmpty)
+            plan.journal.unconfirmed = unconfirmed
+            plan.outcome?.unconfirmed = unconfirmed
             outcome.endedSessions = try carryOut(plan, file: file, former: state)
+            if let waiting = try file.load()?.unconfirmed {
+                let reverter = try kernel { () throws(KernelError) in try file.reverter.process() }
+                outcome.unconfirmed = Status.Unconfirmed(waiting, process: reverter)
+            }
             return outcome
         }
     }
@@ -78,17 +105,20 @@ public struct Router {
                 try Orphans.check(file)
                 return nil
             }
-            return (state, try Plan(from: state, on: try read(for: state, state.configuration), to: nil))
+            return (state, try self.plan(from: state, to: nil))
         }
         if dryRun {
             guard let (_, plan) = try planDown() else { return Outcome(driver: nil, steps: [], notes: []) }
             return Outcome(driver: nil, steps: plan.steps, notes: plan.notes)
         }
         return try file.locked(report) { () throws(Failure) in
-            guard let (state, plan) = try planDown() else {
+            guard let (state, planned) = try planDown() else {
                 try file.remove()
                 return Outcome(driver: nil, steps: [], notes: [])
             }
+            var plan = planned
+            // Whoever takes everything down wants nothing back.
+            plan.journal.unconfirmed = nil
             _ = try carryOut(plan, file: file, former: state)
             return Outcome(driver: nil, steps: plan.steps, notes: plan.notes)
         }
@@ -122,6 +152,10 @@ public struct Router {
         return (state, plan, Outcome(driver: chosen, steps: plan.steps, notes: plan.notes))
     }
 
+    func plan(from state: State, to wanted: Configuration?) throws(Failure) -> Plan {
+        try Plan(from: state, on: try read(for: state, wanted ?? state.configuration), to: wanted)
+    }
+
     private func read(for state: State, _ configuration: Configuration) throws(Failure) -> Host {
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         return try Host.read(socket, state, configuration)
@@ -130,7 +164,7 @@ public struct Router {
     /// Journal first, then act; what fails is undone.
     ///
     /// - Returns: how many sessions have ended; nil: no action was about them.
-    private func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) -> Int? {
+    func carryOut(_ plan: Plan, file: StateFile, former: State?) throws(Failure) -> Int? {
         // Whoever wants this to end gets everything back first, as for any other failure.
         Interruption.catchSignals()
         guard !plan.actions.isEmpty else {
@@ -145,6 +179,8 @@ public struct Router {
             guard plan.outcome == nil, former != nil else { throw error }
         }
         do {
+            // It has to be there before anything can go wrong.
+            if plan.journal.unconfirmed != nil { try startReverter(file) }
             let ended = try perform(plan.actions)
             try finish(plan.outcome, file)
             return ended
@@ -178,18 +214,39 @@ public struct Router {
     }
 
     private func finish(_ outcome: State?, _ file: StateFile) throws(Failure) {
-        guard var outcome else { return try file.remove() }
-        if case .present(let fingerprint) = Host.readTable() { outcome.table?.fingerprint = fingerprint }
-        try file.store(outcome)
+        if var outcome {
+            if case .present(let fingerprint) = Host.readTable() { outcome.table?.fingerprint = fingerprint }
+            // The time to confirm it begins when it is complete.
+            if let waiting = outcome.unconfirmed, waiting.process == ThisProcess.identifier {
+                outcome.unconfirmed?.deadline = Confirmation.now + UInt64(waiting.seconds) * 1000
+            }
+            try file.store(outcome)
+        } else {
+            try file.remove()
+        }
+        guard outcome?.unconfirmed == nil, !isReverter else { return }
+        try kernel { () throws(KernelError) in
+            if try file.reverter.process() != nil { try file.reverter.stop() }
+        }
+    }
+
+    private func startReverter(_ file: StateFile) throws(Failure) {
+        guard !isReverter else { return }
+        try kernel { () throws(KernelError) in
+            guard try file.reverter.process() == nil else { return }
+            try file.reverter.start(program + ["revert"]) { true }
+        }
     }
 
     /// Plans back from the journal to what was there before, and does that.
     private func undo(to former: State?, from journal: State, _ file: StateFile) throws(Failure) {
         var quiet = Router(program: program)
         quiet.isUndoing = true
+        quiet.isReverter = isReverter
         let goal = former?.applied
         let host = try read(for: journal, goal ?? journal.configuration)
-        let back = try Plan(from: journal, on: host, to: goal)
+        var back = try Plan(from: journal, on: host, to: goal)
+        back.outcome?.unconfirmed = former?.unconfirmed
         _ = try quiet.perform(back.actions)
         try finish(back.outcome, file)
     }

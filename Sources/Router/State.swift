@@ -39,6 +39,8 @@ struct State: Hashable, Codable {
     var sysctls: [FormerValue] = []
     /// The ruleset as we committed it, and as the kernel then showed it.
     var table: Table?
+    /// The change goes back by itself unless it is confirmed; nil: it stays.
+    var unconfirmed: Confirmation?
 
     /// Whether there may be programs of ours on the parents.
     var looksAtTrunks: Bool {
@@ -195,13 +197,19 @@ struct StateFile {
     /// Removes the lock too: nobody will come for this namespace any more.
     func forget() throws(Failure) {
         try remove()
-        for path in [lockPath, followerLockPath, fastPathLockPath, countersPath] {
+        for path in [lockPath, followerLockPath, fastPathLockPath, countersPath, reverterLockPath] {
             _ = try kernel { () throws(KernelError) in try SmallFile.delete(path) }
         }
     }
 
     /// One that has just taken the lock has not yet written who it is.
     private func holder(of lock: borrowing FileLock) -> String { lock.holder.isEmpty ? "another vrouter" : lock.holder }
+
+    /// Who changes this namespace now; nil: nobody.
+    func lockHolder() -> String? {
+        guard let lock = try? FileLock(lockPath) else { return nil }
+        return lock.tryLock(holder: ThisProcess.description) ? nil : holder(of: lock)
+    }
 
     /// Runs `body` while no other `up` or `down` changes this namespace. Waits half a minute for one that does: longer than any
     /// change takes, shorter than a person's patience.

@@ -20,6 +20,8 @@ public struct Status: Sendable, Encodable {
     public var fastPath: FastPathStatus?
     /// What no longer is as `up` left it, in words; empty: nothing.
     public var drift: [String]
+    /// absent: nothing waits to be confirmed.
+    public var unconfirmed: Unconfirmed?
 
     public struct Forwarding: Sendable, Encodable {
         public var ipv4: Bool
@@ -69,7 +71,8 @@ public struct Status: Sendable, Encodable {
 
     /// Reads the calling thread's network namespace; needs CAP_NET_ADMIN for rules and counters.
     public static func read() throws(Failure) -> Status {
-        let state = try StateFile().load()
+        let file = try StateFile()
+        let state = try file.load()
         let socket = try kernel { () throws(KernelError) in try NetlinkSocket() }
         let host = try Host.read(socket, state)
         var status = Status(
@@ -80,6 +83,10 @@ public struct Status: Sendable, Encodable {
                 ipv6: host.sysctl(Sysctl("net/ipv6/conf/all/forwarding")) == "1"),
             vlans: [], routes: host.routeEntries, rules: [], drift: [])
         guard let state else { return status }
+        if let waiting = state.unconfirmed {
+            // Only root may look whether there is a process.
+            status.unconfirmed = Unconfirmed(waiting, process: (try? file.reverter.process()) ?? nil)
+        }
         let counted: FastPathStatus.Reading?
         (status.fastPath, counted) = try FastPathStatus.read(state)
 

@@ -15,7 +15,7 @@ struct StatusCommand: ParsableCommand {
         let status = try reportingFailure { () throws(Failure) in try Status.read() }
         if json { try printJSON(status) } else { printTable(status) }
         if !status.active { throw ExitCode(3) }
-        if status.interrupted || !status.drift.isEmpty { throw ExitCode(1) }
+        if status.interrupted || !status.drift.isEmpty || status.unconfirmed?.isForgotten == true { throw ExitCode(1) }
     }
 
     private func printTable(_ status: Status) {
@@ -50,6 +50,7 @@ struct StatusCommand: ParsableCommand {
         if !status.routes.isEmpty { print(routes.text) }
 
         if status.interrupted { print("a change was cut short: `vrouter up …` or `vrouter down` finishes it") }
+        if let unconfirmed = status.unconfirmed { print(unconfirmed.line) }
         for line in status.drift { print("drift: \(line)") }
     }
 

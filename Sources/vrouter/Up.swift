@@ -48,6 +48,14 @@ struct Up: ParsableCommand {
             valueName: "number"))
     var fastPathConnections: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Take the change back by itself, that many seconds after it is complete, unless `vrouter confirm` comes first: \
+            whoever has shut himself out cannot say so.
+            """, valueName: "seconds"))
+    var confirm: Int?
+
     @Flag(help: "Print the commands that would do the same, and change nothing.")
     var dryRun = false
 
@@ -62,7 +70,7 @@ struct Up: ParsableCommand {
             program: [ThisProcess.executable],
             fault: try Fault.fromEnvironment())
         let outcome = try reportingFailure { () throws(Failure) in
-            try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun)
+            try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun, confirmWithin: confirm)
         }
         // What keeps packets from passing although everything is set up: another firewall, above all.
         let blocking =
@@ -83,6 +91,7 @@ struct Up: ParsableCommand {
         if let ended = outcome.endedSessions, ended > 0 {
             print("\(ended) session\(ended == 1 ? " that is" : "s that are") no longer allowed ended")
         }
+        if let unconfirmed = outcome.unconfirmed { print(unconfirmed.line) }
         // Commands can be piped into a shell, to which a note is a comment.
         for note in outcome.notes + maskingNote { print(dryRun ? "# note: \(note)" : "note: \(note)") }
         for finding in blocking { print(finding.lines.joined(separator: "\n")) }
@@ -138,6 +147,8 @@ struct OutcomeReport: Encodable {
     var notes: [String]
     /// How many ended as they are no longer allowed; absent: nothing is denied that was not.
     var endedSessions: Int?
+    /// Absent: nothing waits to be confirmed.
+    var unconfirmed: Status.Unconfirmed?
     /// What keeps packets from passing all the same.
     var blocking: [Finding]
 
@@ -148,6 +159,7 @@ struct OutcomeReport: Encodable {
         steps = outcome.steps
         notes = outcome.notes
         endedSessions = outcome.endedSessions
+        unconfirmed = outcome.unconfirmed
         self.blocking = blocking
     }
 }

@@ -21,9 +21,9 @@ struct VRouter: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            Up.self, Down.self, StatusCommand.self, FlowsCommand.self, Rules.self, Hosts.self, Forward.self,
+            Up.self, Confirm.self, Down.self, StatusCommand.self, FlowsCommand.self, Rules.self, Hosts.self, Forward.self,
             DoctorCommand.self,
-            Follow.self, LabCommand.self, BenchCommand.self,
+            Follow.self, Revert.self, LabCommand.self, BenchCommand.self,
         ])
 
     static let version = "0.1.0"
