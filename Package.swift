@@ -97,7 +97,8 @@ let package = Package(
         .testTarget(
             name: "RouterTests",
             dependencies: [
-                "Router", "Kernel", "Firewall", "Packets", .product(name: "SystemPackage", package: "swift-system"),
+                "Router", "Kernel", "Firewall", "Packets", "TestSupport",
+                .product(name: "SystemPackage", package: "swift-system"),
             ], swiftSettings: strict),
         .testTarget(
             name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),

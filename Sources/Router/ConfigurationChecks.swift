@@ -12,6 +12,8 @@ extension Configuration {
         case uplink(Int)
         case vlan(VLANID)
         case address(VLANID, Int)
+        /// Of the interface that carries the VLAN.
+        case trunk(VLANID)
         case name(VLANID)
         case mtu(VLANID)
         case zone(VLANID)
@@ -57,11 +59,15 @@ extension Configuration {
         return checks.problems
     }
 
+    /// Of its gateway interface, where none is given.
+    func defaultName(of vlan: VLAN) -> String { Self.interfaceName(vlan.id, on: parent(of: vlan)) }
+
     /// The same with what has several spellings in one of them.
     func normalized() -> Configuration {
         var result = self
-        for index in vlans.indices where vlans[index].name == Self.interfaceName(vlans[index].id, on: parent) {
-            result.vlans[index].name = nil
+        for (index, vlan) in vlans.enumerated() {
+            if vlan.parent == parent { result.vlans[index].parent = nil }
+            if vlan.name == defaultName(of: vlan) { result.vlans[index].name = nil }
         }
         // What lies in another block of its set adds nothing, and the kernel takes no blocks that overlap.
         result.matrix.addressSets = matrix.addressSets.mapValues { blocks in
@@ -106,6 +112,12 @@ private struct Checks {
             report(.parent, reason, "rename it: ip link set dev '\(parent)' down name NAME")
         }
         var taken: [String: String] = [parent: "the trunk's"]
+        for vlan in configuration.vlans {
+            guard let trunk = vlan.parent, taken.updateValue("a trunk's", forKey: trunk) == nil else { continue }
+            if let reason = Self.reason(against: trunk) {
+                report(.trunk(vlan.id), reason, "rename it: ip link set dev '\(trunk)' down name NAME")
+            }
+        }
         for (index, name) in configuration.uplinks.enumerated() {
             if let reason = Self.reason(against: name) {
                 report(.uplink(index), reason, "rename it: ip link set dev '\(name)' down name NAME")
@@ -114,10 +126,10 @@ private struct Checks {
                 report(.uplink(index), "\(name) is given twice", "give each uplink once")
             }
             // The trunk may be the uplink, too: by its frames without a tag.
-            if name != parent { taken[name] = "an uplink's" }
+            if taken[name] == nil { taken[name] = "an uplink's" }
         }
         for vlan in configuration.vlans {
-            let name = vlan.name ?? Configuration.interfaceName(vlan.id, on: parent)
+            let name = vlan.name ?? configuration.defaultName(of: vlan)
             if vlan.name != nil, let reason = Self.reason(against: name) {
                 report(.name(vlan.id), reason, "choose another name")
             } else if let other = taken[name] {
@@ -374,12 +386,12 @@ private struct Checks {
         guard let fastPath = configuration.fastPath else { return }
         if !(1...Ownership.mostWorkers).contains(fastPath.workers) {
             report(
-                .workers, "not a number of workers",
+                .workers, "\(fastPath.workers) is not a number of workers",
                 "give one from 1 to \(Ownership.mostWorkers), not more than there are processors")
         }
         if !(1...Configuration.FastPath.mostConnections).contains(fastPath.connections) {
             report(
-                .connections, "not a number of connections",
+                .connections, "\(fastPath.connections) is not a number of connections",
                 "give one from 1 to \(Configuration.FastPath.mostConnections); each takes about 600 octets of memory")
         }
     }

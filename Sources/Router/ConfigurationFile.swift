@@ -44,7 +44,7 @@ public struct ConfigurationFile: Hashable, Sendable {
         }
         var withoutParent: Failure?
         let file = reader.read(root) {
-            do {
+            do throws(Failure) {
                 return try parent()
             } catch {
                 withoutParent = error
@@ -67,14 +67,17 @@ public struct ConfigurationFile: Hashable, Sendable {
             throw FileMistake(
                 mark: FileMark(offset: largest, in: octets), text: "the file has more than \(largest >> 20) MiB")
         }
+        // A mark of the byte order, with which some editors begin a file, is not a column.
+        let mark: [UInt8] = [0xef, 0xbb, 0xbf]
+        let octets = octets.starts(with: mark) ? Array(octets.dropFirst(mark.count)) : octets
         if let text = String(validating: octets, as: UTF8.self) { return text }
         var rest = octets.makeIterator()
         var decoder = UTF8()
-        var mark = FileMark()
+        var place = FileMark()
         while case .scalarValue(let scalar) = decoder.decode(&rest) {
-            if scalar == "\n" { mark = FileMark(line: mark.line + 1) } else { mark.column += 1 }
+            if scalar == "\n" { place = FileMark(line: place.line + 1) } else { place.column += 1 }
         }
-        throw FileMistake(mark: mark, text: "the file is not UTF-8")
+        throw FileMistake(mark: place, text: "the file is not UTF-8")
     }
 
     /// More say nothing new.

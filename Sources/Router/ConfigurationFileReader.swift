@@ -16,7 +16,7 @@ enum FileKey {
         case driver = "vlan-driver"
     }
 
-    enum VLAN: String, CaseIterable { case addresses, name, mtu, zone }
+    enum VLAN: String, CaseIterable { case addresses, parent, name, mtu, zone }
     enum Treatment: String, CaseIterable { case allow, otherwise, log, limit }
     enum PortForward: String, CaseIterable { case port, to }
     enum Route: String, CaseIterable { case to, via }
@@ -41,7 +41,10 @@ struct ConfigurationFileReader {
     /// - Returns: what is right where there are no mistakes.
     mutating func read(_ root: FileNode?, parent: () -> String?) -> ConfigurationFile {
         var fields: [FileKey.Top: Field] = [:]
-        if let root, !root.isMissing { fields = mapping(root, "the file", FileKey.Top.self) }
+        if let root, !root.isMissing {
+            if case .mapping = root.content {} else { hasGaps = true }
+            fields = mapping(root, "the file", FileKey.Top.self)
+        }
         places[.whole] = fields[.vlans]?.mark ?? root?.mark ?? FileMark()
 
         var name: String?
@@ -88,16 +91,11 @@ struct ConfigurationFileReader {
     // MARK: VLANs
 
     private mutating func readVLANs(_ node: FileNode, into configuration: inout Configuration) {
-        var seen: Set<VLANID> = []
         for (key, value) in pairs(node, "'vlans'", "VLANs: 'ID: ADDRESS/LENGTH' each") {
             guard let word = text(key, "a VLAN id"),
                 let id = attempt(key.mark, { () throws(Objection) in try VLANID(reading: word) })
             else {
                 hasGaps = true
-                continue
-            }
-            guard seen.insert(id).inserted else {
-                note(key.mark, "VLAN \(id) is given twice")
                 continue
             }
             places[.vlan(id)] = key.mark
@@ -110,13 +108,17 @@ struct ConfigurationFileReader {
                     hasGaps = true
                     note(key.mark, "VLAN \(id) has no 'addresses'; write for example addresses: 172.16.10.1/24")
                 }
+                if let field = fields[.parent] {
+                    places[.trunk(id)] = field.value.mark
+                    vlan.parent = text(field.value, "the name of an interface")
+                }
                 if let field = fields[.name] {
                     places[.name(id)] = field.value.mark
                     vlan.name = text(field.value, "the name of an interface")
                 }
                 if let field = fields[.mtu] {
                     places[.mtu(id)] = field.value.mark
-                    vlan.mtu = number(field.value, 0...UInt32.max)
+                    vlan.mtu = number(field.value, 68...65535)
                 }
                 if let field = fields[.zone], let name = text(field.value, "the name of a zone") {
                     places[.zone(id)] = field.value.mark
@@ -166,10 +168,6 @@ struct ConfigurationFileReader {
     private mutating func readAddressSets(_ node: FileNode, into configuration: inout Configuration) {
         for (key, value) in pairs(node, "'addresses'", "named lists of addresses: 'NAME: [ADDRESS]' each") {
             guard let name = text(key, "the name of an address set") else { continue }
-            guard configuration.matrix.addressSets[name] == nil else {
-                note(key.mark, "'\(name)' is given twice")
-                continue
-            }
             places[.addressSet(name)] = key.mark
             var blocks: [IPPrefix] = []
             for node in oneOrList(value, "an address or a network") {
@@ -185,13 +183,8 @@ struct ConfigurationFileReader {
 
     private mutating func readPolicy(_ node: FileNode, into configuration: inout Configuration) {
         let zones = Set(configuration.vlans.map(\.zone))
-        var seen: Set<Zone> = []
         for (key, value) in pairs(node, "'policy'", "zones and what they reach") {
             guard let from = zone(key) else { continue }
-            guard seen.insert(from).inserted else {
-                note(key.mark, "'\(from)' is given twice")
-                continue
-            }
             places[.policy(from)] = key.mark
             guard case .mapping = value.content else {
                 guard word(value, of: ["isolated"], "'isolated', or zones and what is allowed to them") != nil else {
@@ -207,13 +200,8 @@ struct ConfigurationFileReader {
                 }
                 continue
             }
-            var targets: Set<Zone> = []
             for (key, value) in pairs(value, "", "") {
                 guard let to = zone(key) else { continue }
-                guard targets.insert(to).inserted else {
-                    note(key.mark, "'\(to)' is given twice")
-                    continue
-                }
                 let pair = ZoneMatrix.Pair(from: from, to: to)
                 places[.cell(pair)] = key.mark
                 if let treatment = treatment(value, pair) { configuration.matrix.cells[pair] = treatment }
@@ -447,17 +435,14 @@ struct ConfigurationFileReader {
         for (key, value) in pairs {
             guard let word = text(key, "one of \(names.joined(separator: ", "))") else { continue }
             guard let known = Key(rawValue: word) else {
-                // What stands below a key that is not known may be what others refer to.
-                hasGaps = true
-                let hint =
-                    nearest(to: word, of: names).map { "did you mean '\($0)'?" }
-                    ?? "there are \(names.joined(separator: ", "))"
+                let near = nearest(to: word, of: names)
+                // What stands below may be what other parts refer to.
+                if let near, ["vlans", "addresses", "zone"].contains(near) { hasGaps = true }
+                let hint = near.map { "did you mean '\($0)'?" } ?? "there are \(names.joined(separator: ", "))"
                 note(key.mark, "unknown key '\(word)' in \(name); \(hint)")
                 continue
             }
-            if result.updateValue((key.mark, value), forKey: known) != nil {
-                note(key.mark, "'\(word)' is given twice")
-            }
+            result[known] = (key.mark, value)
         }
         return result
     }

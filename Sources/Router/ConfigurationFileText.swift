@@ -43,7 +43,8 @@ private struct Writer {
         entry("uplink", list(configuration.uplinks), example: "[eth0]", isSaid: !configuration.uplinks.isEmpty)
 
         section(
-            "The router's addresses in each VLAN; the name of its interface there, its MTU in octets, and the zone that the VLAN is in."
+            "The router's addresses in each VLAN; the interface that carries it (parent), the name of the router's interface in it, its MTU in",
+            "octets, and the zone that the VLAN is in."
         )
         line("vlans:")
         for vlan in configuration.vlans { write(vlan, configuration) }
@@ -76,10 +77,11 @@ private struct Writer {
     private mutating func write(_ vlan: Configuration.VLAN, _ configuration: Configuration) {
         let addresses = list(vlan.addresses.map(\.description))
         var rest: [String] = []
+        if let parent = vlan.parent { rest.append("parent: \(quoted(parent))") }
         if let name = vlan.name {
             rest.append("name: \(quoted(name))")
         } else if style.isComplete {
-            rest.append("name: \(quoted(Configuration.interfaceName(vlan.id, on: configuration.parent)))")
+            rest.append("name: \(quoted(configuration.defaultName(of: vlan)))")
         }
         if let mtu = vlan.mtu { rest.append("mtu: \(mtu)") }
         if vlan.zone != .vlans || style.isComplete { rest.append("zone: \(quoted(vlan.zone.name))") }

@@ -24,6 +24,7 @@ struct FileNode {
     var mark: FileMark
     var content: Content
 
+    /// The keys of a mapping differ: the parser sees to it.
     enum Content {
         /// - isPlain: without quotation marks.
         case scalar(String, isPlain: Bool)
@@ -58,21 +59,20 @@ struct FileNode {
         guard node.anchor == nil else {
             throw FileMistake(mark: self.mark, text: "anchors ('&name') are not supported")
         }
-        let tag: Tag
+        let (tag, usual): (Tag, String)
         switch node {
         case .scalar(let scalar):
             content = .scalar(scalar.string, isPlain: scalar.style == .plain)
-            tag = scalar.tag
+            (tag, usual) = (scalar.tag, "str")
         case .sequence(let sequence):
             content = .list(try sequence.map(FileNode.init))
-            tag = sequence.tag
+            (tag, usual) = (sequence.tag, "seq")
         case .mapping(let mapping):
             content = .mapping(try mapping.map { (try FileNode($0.key), try FileNode($0.value)) })
-            tag = mapping.tag
+            (tag, usual) = (mapping.tag, "map")
         case .alias: throw FileMistake(mark: self.mark, text: "aliases ('*name') are not supported")
         }
-        let known = ["", "str", "seq", "map"].map { $0.isEmpty ? $0 : "tag:yaml.org,2002:\($0)" }
-        guard known.contains(tag.rawValue) else {
+        guard ["", "tag:yaml.org,2002:\(usual)"].contains(tag.rawValue) else {
             throw FileMistake(mark: self.mark, text: "tags ('\(tag.rawValue)') are not supported")
         }
     }

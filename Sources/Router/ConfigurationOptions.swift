@@ -6,6 +6,8 @@ import Packets
 extension Configuration {
     /// What options say beyond the VLANs and their addresses, each as it was written.
     public struct Options: Sendable {
+        /// `ID=INTERFACE` each: what carries the VLAN, where it is not the parent.
+        public var trunks: [String] = []
         /// `ID=NAME` each: the gateway interfaces' names.
         public var names: [String] = []
         /// `ID=OCTETS` each.
@@ -51,6 +53,7 @@ extension Configuration {
                 try Self.reading("--deny \(text)") { () throws(Objection) in try DeniedPair(reading: text) })
         }
         self.denied = Set(self.denied).sorted()
+        try each(options.trunks, "--trunk", "200=enp0s9") { (vlan, text) throws(Objection) in vlan.parent = text }
         try each(options.names, "--name", "100=servers0") { (vlan, text) throws(Objection) in vlan.name = text }
         try each(options.mtus, "--mtu", "100=9000") { (vlan, text) throws(Objection) in
             vlan.mtu = try UInt32(octets: text)
@@ -161,7 +164,6 @@ extension Configuration {
 
     /// The option that says a part; nil: none, or not one that is always given.
     private func option(saying part: Part) -> String? {
-        func vlan(_ id: VLANID) -> VLAN? { vlans.first { $0.id == id } }
         switch part {
         case .whole, .parent, .addressSet: return nil
         case .workers: return fastPath.map { "--workers \($0.workers)" }
@@ -169,6 +171,7 @@ extension Configuration {
         case .vlan(let id): return "--vlan \(id)"
         case .address(let id, let index):
             return vlan(id).map { "--vlan \(id)=\($0.addresses[index])" }
+        case .trunk(let id): return vlan(id)?.parent.map { "--trunk \(id)=\($0)" }
         case .name(let id): return vlan(id)?.name.map { "--name \(id)=\($0)" }
         case .mtu(let id): return vlan(id)?.mtu.map { "--mtu \(id)=\($0)" }
         case .zone(let id): return vlan(id).map { "--zone \(id)=\($0.zone)" }

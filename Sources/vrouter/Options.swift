@@ -53,6 +53,13 @@ struct RoutingOptions: ParsableArguments {
     @OptionGroup var vlan: VLANOptions
 
     @Option(
+        name: .customLong("trunk"), parsing: .singleValue,
+        help: ArgumentHelp(
+            "The interface that carries a VLAN, where it is not that of --parent. Can be repeated.",
+            valueName: "id=interface"))
+    var trunks: [String] = []
+
+    @Option(
         name: .customLong("name"), parsing: .singleValue,
         help: ArgumentHelp(
             "The name of the gateway interface of a VLAN. Default: <parent>.<id>. Can be repeated.",
@@ -118,7 +125,8 @@ struct RoutingOptions: ParsableArguments {
     /// The first option beside `--file` that is given, as a person writes it.
     private var firstOption: String? {
         let lists = [
-            ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--name", names), ("--mtu", mtus), ("--zone", zones),
+            ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--trunk", trunks), ("--name", names), ("--mtu", mtus),
+            ("--zone", zones),
             ("--policy", policies), ("--uplink", uplinks), ("--port-forward", portForwards), ("--route", routes),
         ]
         let values = [
@@ -149,6 +157,7 @@ struct RoutingOptions: ParsableArguments {
             }
             let parent = if let parent = vlan.parent { parent } else { try defaultParent() }
             var options = Configuration.Options()
+            options.trunks = unjoined(trunks)
             options.names = unjoined(names)
             options.mtus = unjoined(mtus)
             options.zones = unjoined(zones)
