@@ -11,7 +11,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 BUILD_PACKAGES := libbpf-dev libmnl-dev libnftnl-dev libpcap-dev linux-libc-dev pkg-config
 DEMO_PACKAGES  := iproute2 iputils-ping
 TEST_PACKAGES  := binutils bpftool conntrack curl ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
-                  nftables procps python3 tcpdump traceroute \
+                  nftables procps python3 python3-jsonschema python3-yaml tcpdump traceroute \
                   busybox-static cpio kmod libreadline8 libssh-gcrypt-4 qemu-system-x86
 LINT_PACKAGES  := shellcheck
 BENCH_PACKAGES := dpdk-dev gcc iperf3 jq libc6-dev openvswitch-switch
@@ -91,7 +91,8 @@ DATADIR := $(DESTDIR)$(PREFIX)/share
 INSTALLED := $(BINDIR)/vrouter $(DATADIR)/man/man8/vrouter.8.gz \
              $(DATADIR)/bash-completion/completions/vrouter \
              $(DATADIR)/zsh/site-functions/_vrouter \
-             $(DATADIR)/fish/vendor_completions.d/vrouter.fish
+             $(DATADIR)/fish/vendor_completions.d/vrouter.fish \
+             $(DATADIR)/vrouter/vrouter.schema.json
 write = write() { if mkdir -p $(BINDIR) $(DATADIR) 2>/dev/null && [ -w $(BINDIR) ] && [ -w $(DATADIR) ]; \
         then "$$@"; else $(SUDO) "$$@"; fi; }
 
@@ -108,6 +109,8 @@ install: deps-install $(if $(SUDO_USER),,build)
 	put 644 bash $(word 3,$(INSTALLED)); \
 	put 644 zsh $(word 4,$(INSTALLED)); \
 	put 644 fish $(word 5,$(INSTALLED)); \
+	cp packaging/vrouter.schema.json "$$files"; \
+	put 644 vrouter.schema.json $(word 6,$(INSTALLED)); \
 	echo "$(word 1,$(INSTALLED)): $$(numfmt --to=iec-i --suffix=B --format=%.1f $$(stat -c %s $(word 1,$(INSTALLED)))), without the symbols that $(BINARY) has"
 
 uninstall:

@@ -20,6 +20,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         // C: headers and system libraries
@@ -64,7 +65,7 @@ let package = Package(
             name: "Router",
             dependencies: [
                 "DataPlane", "PacketIO", "Forwarding", "Routing", "Kernel", "Firewall", "Packets",
-                .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "SystemPackage", package: "swift-system"), "Yams",
             ],
             swiftSettings: strict),
         .target(
@@ -96,7 +97,8 @@ let package = Package(
         .testTarget(
             name: "RouterTests",
             dependencies: [
-                "Router", "Kernel", "Firewall", "Packets", .product(name: "SystemPackage", package: "swift-system"),
+                "Router", "Kernel", "Firewall", "Packets", "TestSupport",
+                .product(name: "SystemPackage", package: "swift-system"),
             ], swiftSettings: strict),
         .testTarget(
             name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),

@@ -4,17 +4,19 @@ import CLinux
 import SystemPackage
 
 public enum SmallFile {
-    public static func read(_ path: String) throws(KernelError) -> [UInt8] {
+    /// - Parameter limit: what lies behind so many octets, or a few more, is not read.
+    public static func read(_ path: String, atMost limit: Int = .max) throws(KernelError) -> [UInt8] {
         do {
             let file = try FileDescriptor.open(FilePath(path), .readOnly, options: .closeOnExec)
             return try file.closeAfter {
                 var result: [UInt8] = []
                 var chunk = [UInt8](repeating: 0, count: 16 << 10)
-                while true {
+                while result.count < limit {
                     let count = unsafe try chunk.withUnsafeMutableBytes { unsafe try file.read(into: $0) }
                     guard count > 0 else { return result }
                     result += chunk[..<count]
                 }
+                return result
             }
         } catch {
             throw KernelError("read \(path)", error as? Errno ?? .ioError)
@@ -39,6 +41,18 @@ public enum SmallFile {
             throw KernelError("write \(temporary)", error as? Errno ?? .ioError)
         }
         guard unsafe rename(temporary, path) == 0 else { throw KernelError("rename \(temporary)", .last) }
+    }
+
+    /// A file that is there already is an error (EEXIST).
+    public static func create(_ path: String, with bytes: [UInt8]) throws(KernelError) {
+        do {
+            let file = try FileDescriptor.open(
+                FilePath(path), .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
+                permissions: .init(rawValue: 0o644))
+            _ = try file.closeAfter { try file.writeAll(bytes) }
+        } catch {
+            throw KernelError("write \(path)", error as? Errno ?? .ioError)
+        }
     }
 
     /// - Returns: whether there was one.

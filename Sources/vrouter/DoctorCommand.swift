@@ -17,7 +17,7 @@ struct DoctorCommand: ParsableCommand {
     var json = false
 
     func run() throws {
-        let planned = routing.vlans.isEmpty ? nil : try routing.configuration()
+        let planned = routing.isGiven ? try routing.configuration() : nil
         let findings = try reportingFailure { () throws(Failure) in try Doctor.examine(planned) }
         if json {
             try printJSON(findings)

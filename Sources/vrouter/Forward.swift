@@ -22,7 +22,7 @@ struct Forward: ParsableCommand {
             enp0s8 gro off.
             """)
 
-    @OptionGroup(title: "The router") var routing: RoutingOptions
+    @OptionGroup(title: "The router") var routing: VLANOptions
     @OptionGroup(title: "Files") var files: ForwardFiles
 
     func run() throws {

@@ -55,7 +55,7 @@ struct ForwardFiles: ParsableArguments {
         }
     }
 
-    func run(_ routing: RoutingOptions) throws {
+    func run(_ routing: VLANOptions) throws {
         let counts = try reportingFailure { () throws(Failure) in
             try forward(Snapshot(try world(try configuration(routing))))
         }
@@ -136,13 +136,10 @@ struct ForwardFiles: ParsableArguments {
 
     // MARK: The world
 
-    private func configuration(_ routing: RoutingOptions) throws(Failure) -> Configuration {
-        // See VRouter.joined.
-        let vlans = routing.vlans.flatMap {
-            $0.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
-        }
-        return try Configuration(
-            parent: routing.parent ?? "trunk", vlans: vlans, masquerade: routing.masquerade, denied: routing.denied)
+    private func configuration(_ routing: VLANOptions) throws(Failure) -> Configuration {
+        try Configuration(
+            parent: routing.parent ?? "trunk", vlans: unjoined(routing.vlans), masquerade: routing.masquerade ?? .vlans,
+            denied: routing.denied)
     }
 
     private func world(_ configuration: Configuration) throws(Failure) -> World {

@@ -6,7 +6,7 @@ extension JoiningHosts.Format: ExpressibleByArgument {}
 struct Hosts: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Print what hosts on the VLANs run to join them.",
-        discussion: "Without --vlan it is about the VLANs that `up` has set up here.")
+        discussion: "Without options and file it is about the VLANs that `up` has set up here.")
 
     @OptionGroup var routing: RoutingOptions
 
@@ -18,7 +18,7 @@ struct Hosts: ParsableCommand {
 
     func run() throws {
         let running = try reportingFailure { () throws(Failure) in
-            routing.vlans.isEmpty ? try Router.runningConfiguration() : nil
+            routing.isGiven ? nil : try Router.runningConfiguration()
         }
         print(JoiningHosts.text(try running ?? routing.configuration(), format), terminator: "")
     }

@@ -15,38 +15,7 @@ struct Up: ParsableCommand {
 
     @OptionGroup var routing: RoutingOptions
 
-    @Option(
-        help: ArgumentHelp(
-            """
-            How the gateway interfaces are made: '8021q', VLAN devices of the kernel; 'ebpf', for kernels without them. \
-            Default: the first that the kernel has.
-            """, valueName: "auto|8021q|ebpf"))
-    var vlanDriver: DriverChoice = .auto
-
-    @Option(
-        help: ArgumentHelp(
-            """
-            What forwards between VLANs beside the kernel: 'af-packet', workers in user space that take connections which the \
-            kernel has let pass, and what needs no look at its connection, and leave the rest to the kernel; 'none'.
-            """, valueName: "none|af-packet"))
-    var fastPath: FastPathChoice = .none
-
-    @Option(help: "How many workers the fast path has.")
-    var workers: Int?
-
-    @Option(
-        help: ArgumentHelp(
-            """
-            From how many frames a second on, arriving on one processor, the fast path forwards. What comes one by one is forwarded \
-            sooner by the kernel, which need wake nobody for it. 0: everything that it can take.
-            """, valueName: "frames"))
-    var fastPathFrom: UInt32?
-
-    @Option(
-        help: ArgumentHelp(
-            "How many connections of each family the fast path can carry; those beyond are the kernel's.",
-            valueName: "number"))
-    var fastPathConnections: Int?
+    @OptionGroup var path: PathOptions
 
     @Option(
         help: ArgumentHelp(
@@ -63,14 +32,14 @@ struct Up: ParsableCommand {
     var json = false
 
     func run() throws {
-        var configuration = try routing.configuration()
-        configuration.fastPath = try reportingFailure { () throws(Failure) in try wantedFastPath() }
+        let file = try path.file(routing)
+        let configuration = file.configuration
         let router = Router(
             report: json ? { _ in } : Progress().report,
             program: [ThisProcess.executable],
             fault: try Fault.fromEnvironment())
         let outcome = try reportingFailure { () throws(Failure) in
-            try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun, confirmWithin: confirm)
+            try router.up(configuration, driver: file.driver, dryRun: dryRun, confirmWithin: confirm)
         }
         // What keeps packets from passing although everything is set up: another firewall, above all.
         let blocking =
@@ -93,49 +62,19 @@ struct Up: ParsableCommand {
         }
         if let unconfirmed = outcome.unconfirmed { print(unconfirmed.line) }
         // Commands can be piped into a shell, to which a note is a comment.
-        for note in outcome.notes + maskingNote { print(dryRun ? "# note: \(note)" : "note: \(note)") }
+        for note in outcome.notes + maskingNote(configuration.masquerade) {
+            print(dryRun ? "# note: \(note)" : "note: \(note)")
+        }
         for finding in blocking { print(finding.lines.joined(separator: "\n")) }
     }
 
-    private func wantedFastPath() throws(Failure) -> Configuration.FastPath? {
-        switch fastPath {
-        case .afPacket:
-            return try Configuration.FastPath(
-                workers: workers ?? 1, threshold: fastPathFrom ?? Configuration.FastPath.defaultThreshold,
-                connections: fastPathConnections ?? Configuration.FastPath.defaultConnections)
-        case .none:
-            let options = [
-                workers.map { "--workers \($0)" }, fastPathFrom.map { "--fast-path-from \($0)" },
-                fastPathConnections.map { "--fast-path-connections \($0)" },
-            ]
-            guard let option = options.compactMap(\.self).first else { return nil }
-            throw Failure(
-                .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
-        }
-    }
-
-    private var maskingNote: [String] {
-        guard routing.masquerade == .vlans || routing.masquerade == .all else { return [] }
+    private func maskingNote(_ masquerade: Policy.Masquerade) -> [String] {
+        guard masquerade.isBetweenVLANs else { return [] }
         return [
-            "--masquerade \(routing.masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
+            "--masquerade \(masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
                 + "--masquerade uplink does not"
         ]
     }
-}
-
-/// `--fast-path`.
-enum FastPathChoice: String, ExpressibleByArgument, CaseIterable {
-    case none
-    case afPacket = "af-packet"
-}
-
-/// `--vlan-driver`.
-enum DriverChoice: String, ExpressibleByArgument, CaseIterable {
-    case auto
-    case ieee8021q = "8021q"
-    case ebpf
-
-    var driver: Driver? { Driver(rawValue: rawValue) }
 }
 
 /// What `up` and `down` print with `--json`.

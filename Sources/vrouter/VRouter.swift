@@ -21,8 +21,8 @@ struct VRouter: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            Up.self, Confirm.self, Down.self, StatusCommand.self, FlowsCommand.self, Rules.self, Hosts.self, Forward.self,
-            DoctorCommand.self,
+            Up.self, Confirm.self, Down.self, StatusCommand.self, FlowsCommand.self, Rules.self, Hosts.self,
+            Forward.self, DoctorCommand.self, ConfigCommand.self,
             Follow.self, Revert.self, LabCommand.self, BenchCommand.self,
         ])
 
@@ -33,23 +33,27 @@ struct VRouter: ParsableCommand {
         main(joined(Array(CommandLine.arguments.dropFirst())))
     }
 
-    /// All `--vlan ID=ADDRESS` of a command as one, a line each: the time that ArgumentParser takes for a repeated option grows with
-    /// the square of its number, to a second with 4,094.
+    /// All `--vlan ID=ADDRESS` of a command as one, a line each, and so what else is said for each VLAN: the time that ArgumentParser takes
+    /// for a repeated option grows with the square of its number, to a second with 4,094.
     static func joined(_ arguments: [String]) -> [String] {
         guard arguments.first != "lab" else { return arguments }
         var result: [String] = []
-        var vlans: [String] = []
+        var values: [String: [String]] = [:]
         var index = 0
         while index < arguments.count, arguments[index] != "--" {
-            if arguments[index] == "--vlan", index + 1 < arguments.count {
-                vlans.append(arguments[index + 1])
+            if Self.ofEachVLAN.contains(arguments[index]), index + 1 < arguments.count {
+                values[arguments[index], default: []].append(arguments[index + 1])
                 index += 2
             } else {
                 result.append(arguments[index])
                 index += 1
             }
         }
-        let joined = vlans.isEmpty ? [] : ["--vlan", vlans.joined(separator: "\n")]
-        return result + joined + arguments[index...]
+        for option in Self.ofEachVLAN {
+            if let lines = values[option] { result += [option, lines.joined(separator: "\n")] }
+        }
+        return result + arguments[index...]
     }
+
+    private static let ofEachVLAN = ["--vlan", "--trunk", "--zone", "--name", "--mtu"]
 }

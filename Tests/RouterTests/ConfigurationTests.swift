@@ -28,7 +28,9 @@ import Testing
         let failure = #expect(throws: Failure.self) {
             try Configuration(parent: "p", vlans: ["1=10.0.0.1/8,10.0.1.1/24", "2=10.200.0.1/24"])
         }
-        #expect(failure?.message == "the subnets 10.0.0.0/8 of VLAN 1 and 10.200.0.0/24 of VLAN 2 overlap")
+        #expect(
+            failure?.message
+                == "--vlan 2=10.200.0.1/24: the subnets 10.0.0.0/8 of VLAN 1 and 10.200.0.0/24 of VLAN 2 overlap")
     }
 
     @Test func oneVLANMayHaveSeveralAddresses() throws {
