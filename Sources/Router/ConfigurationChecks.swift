@@ -14,6 +14,7 @@ extension Configuration {
         case address(VLANID, Int)
         /// Of the interface that carries the VLAN.
         case trunk(VLANID)
+        case outer(VLANID)
         case name(VLANID)
         case mtu(VLANID)
         case zone(VLANID)
@@ -44,7 +45,9 @@ extension Configuration {
                 .whole, "no VLAN given", "--vlan ID=ADDRESS/LENGTH, for example --vlan 100=172.16.10.1/24",
                 inFile: "write one below 'vlans', for example 100: 172.16.10.1/24")
         }
-        checks.names()
+        // A name follows from that of the VLAN around, and so without end where they go in a circle.
+        if checks.outerVLANs() { checks.names() }
+        if !isPartial { checks.gatewaysWithoutAddress() }
         checks.addresses()
         checks.sizes()
         checks.zones()
@@ -140,6 +143,41 @@ private struct Checks {
             } else {
                 taken[name] = "that of VLAN \(vlan.id)"
             }
+        }
+    }
+
+    /// - Returns: whether each VLAN has at most one around it.
+    mutating func outerVLANs() -> Bool {
+        let vlans = Dictionary(configuration.vlans.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
+        var isFlat = true
+        for vlan in configuration.vlans {
+            guard let outer = vlan.outer else { continue }
+            if vlan.parent != nil {
+                report(
+                    .outer(vlan.id), "VLAN \(vlan.id) is within VLAN \(outer), whose interface carries it",
+                    "leave the trunk out that is given for it as well")
+            }
+            guard let around = vlans[outer] else {
+                let objection = Objection.unknownVLAN(outer)
+                problems.append(Configuration.Problem(part: .outer(vlan.id), objection: objection))
+                continue
+            }
+            guard around.outer == nil else {
+                isFlat = false
+                report(
+                    .outer(vlan.id), "VLAN \(outer) is itself within another one", "frames have at most two tags")
+                continue
+            }
+        }
+        return isFlat
+    }
+
+    mutating func gatewaysWithoutAddress() {
+        let carriers = Set(configuration.vlans.compactMap(\.outer))
+        for vlan in configuration.vlans where vlan.addresses.isEmpty && !carriers.contains(vlan.id) {
+            report(
+                .vlan(vlan.id), "VLAN \(vlan.id) has no address", "write for example --vlan \(vlan.id)=172.16.10.1/24",
+                inFile: "write for example addresses: 172.16.10.1/24")
         }
     }
 

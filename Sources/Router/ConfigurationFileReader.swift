@@ -16,7 +16,7 @@ enum FileKey {
         case driver = "vlan-driver"
     }
 
-    enum VLAN: String, CaseIterable { case addresses, parent, name, mtu, zone }
+    enum VLAN: String, CaseIterable { case addresses, parent, outer, name, mtu, zone }
     enum Treatment: String, CaseIterable { case allow, otherwise, log, limit }
     enum PortForward: String, CaseIterable { case port, to }
     enum Route: String, CaseIterable { case to, via }
@@ -85,7 +85,7 @@ struct ConfigurationFileReader {
             if problem.part == .parent, configuration.parent.isEmpty, name == nil { continue }
             note(places[problem.part] ?? places[.whole] ?? FileMark(), problem.objection)
         }
-        return ConfigurationFile(configuration.normalized(), driver: driver)
+        return ConfigurationFile(mistakes.isEmpty ? configuration.normalized() : configuration, driver: driver)
     }
 
     // MARK: VLANs
@@ -102,15 +102,14 @@ struct ConfigurationFileReader {
             var vlan = Configuration.VLAN(id: id, addresses: [])
             if case .mapping = value.content {
                 let fields = mapping(value, "VLAN \(id)", FileKey.VLAN.self)
-                if let field = fields[.addresses] {
-                    readAddresses(field.value, into: &vlan)
-                } else {
-                    hasGaps = true
-                    note(key.mark, "VLAN \(id) has no 'addresses'; write for example addresses: 172.16.10.1/24")
-                }
+                if let field = fields[.addresses] { readAddresses(field.value, into: &vlan) }
                 if let field = fields[.parent] {
                     places[.trunk(id)] = field.value.mark
                     vlan.parent = text(field.value, "the name of an interface")
+                }
+                if let field = fields[.outer], let word = text(field.value, "a VLAN id") {
+                    places[.outer(id)] = field.value.mark
+                    vlan.outer = attempt(field.value.mark) { () throws(Objection) in try VLANID(reading: word) }
                 }
                 if let field = fields[.name] {
                     places[.name(id)] = field.value.mark
@@ -134,8 +133,8 @@ struct ConfigurationFileReader {
     }
 
     private mutating func readAddresses(_ node: FileNode, into vlan: inout Configuration.VLAN) {
-        let nodes = oneOrList(node, "an address, for example 172.16.10.1/24")
-        for node in nodes {
+        if node.isMissing { hasGaps = true }
+        for node in oneOrList(node, "an address, for example 172.16.10.1/24") {
             guard let word = text(node, "an address"),
                 let address = attempt(node.mark, { () throws(Objection) in try InterfaceAddress(reading: word) })
             else {
@@ -144,10 +143,6 @@ struct ConfigurationFileReader {
             }
             places[.address(vlan.id, vlan.addresses.count)] = node.mark
             vlan.addresses.append(address)
-        }
-        if nodes.isEmpty {
-            hasGaps = true
-            if case .list = node.content { note(node.mark, "VLAN \(vlan.id) has no address") }
         }
     }
 

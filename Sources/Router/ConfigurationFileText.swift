@@ -43,8 +43,8 @@ private struct Writer {
         entry("uplink", list(configuration.uplinks), example: "[eth0]", isSaid: !configuration.uplinks.isEmpty)
 
         section(
-            "The router's addresses in each VLAN; the interface that carries it (parent), the name of the router's interface in it, its MTU in",
-            "octets, and the zone that the VLAN is in."
+            "The router's addresses in each VLAN; the interface that carries it (parent) or the VLAN around it (outer); the name of the router's",
+            "interface in it, its MTU in octets, and the zone that the VLAN is in."
         )
         line("vlans:")
         for vlan in configuration.vlans { write(vlan, configuration) }
@@ -77,6 +77,7 @@ private struct Writer {
     private mutating func write(_ vlan: Configuration.VLAN, _ configuration: Configuration) {
         let addresses = list(vlan.addresses.map(\.description))
         var rest: [String] = []
+        if let outer = vlan.outer { rest.append("outer: \(outer)") }
         if let parent = vlan.parent { rest.append("parent: \(quoted(parent))") }
         if let name = vlan.name {
             rest.append("name: \(quoted(name))")
@@ -86,11 +87,13 @@ private struct Writer {
         if let mtu = vlan.mtu { rest.append("mtu: \(mtu)") }
         if vlan.zone != .vlans || style.isComplete { rest.append("zone: \(quoted(vlan.zone.name))") }
         guard !rest.isEmpty else {
+            // Without an address it only carries others.
+            guard !vlan.addresses.isEmpty else { return line("  \(vlan.id): {}") }
             line("  \(vlan.id): \(vlan.addresses.count == 1 ? quoted(vlan.addresses[0].description) : addresses)")
             return
         }
         line("  \(vlan.id):")
-        line("    addresses: \(addresses)")
+        if !vlan.addresses.isEmpty { line("    addresses: \(addresses)") }
         for each in rest { line("    \(each)") }
     }
 

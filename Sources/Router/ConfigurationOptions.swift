@@ -8,6 +8,8 @@ extension Configuration {
     public struct Options: Sendable {
         /// `ID=INTERFACE` each: what carries the VLAN, where it is not the parent.
         public var trunks: [String] = []
+        /// `ID=OUTER` each: the VLAN in whose frames the VLAN's are.
+        public var outers: [String] = []
         /// `ID=NAME` each: the gateway interfaces' names.
         public var names: [String] = []
         /// `ID=OCTETS` each.
@@ -28,7 +30,7 @@ extension Configuration {
     }
 
     /// - Parameters:
-    ///   - vlans: `ID=ADDRESS/LENGTH[,ADDRESS/LENGTH…]` each.
+    ///   - vlans: `ID=ADDRESS/LENGTH[,ADDRESS/LENGTH…]` each; `ID=` only carries others.
     ///   - denied: `FROM:TO` each, VLAN ids.
     /// - Throws: the first thing that is wrong, with the option that says it.
     public init(
@@ -54,6 +56,9 @@ extension Configuration {
         }
         self.denied = Set(self.denied).sorted()
         try each(options.trunks, "--trunk", "200=enp0s9") { (vlan, text) throws(Objection) in vlan.parent = text }
+        try each(options.outers, "--outer", "200=100") { (vlan, text) throws(Objection) in
+            vlan.outer = try VLANID(reading: text)
+        }
         try each(options.names, "--name", "100=servers0") { (vlan, text) throws(Objection) in vlan.name = text }
         try each(options.mtus, "--mtu", "100=9000") { (vlan, text) throws(Objection) in
             vlan.mtu = try UInt32(octets: text)
@@ -93,8 +98,10 @@ extension Configuration {
         }
         return try reading("--vlan \(text)") { () throws(Objection) in
             let id = try VLANID(reading: text[..<equals])
+            let list = text[text.index(after: equals)...]
             var addresses: [InterfaceAddress] = []
-            for part in text[text.index(after: equals)...].split(separator: ",", omittingEmptySubsequences: false) {
+            // None: it may carry others.
+            for part in list.isEmpty ? [] : list.split(separator: ",", omittingEmptySubsequences: false) {
                 addresses.append(try InterfaceAddress(reading: part))
             }
             return VLAN(id: id, addresses: addresses)
@@ -172,6 +179,7 @@ extension Configuration {
         case .address(let id, let index):
             return vlan(id).map { "--vlan \(id)=\($0.addresses[index])" }
         case .trunk(let id): return vlan(id)?.parent.map { "--trunk \(id)=\($0)" }
+        case .outer(let id): return vlan(id)?.outer.map { "--outer \(id)=\($0)" }
         case .name(let id): return vlan(id)?.name.map { "--name \(id)=\($0)" }
         case .mtu(let id): return vlan(id)?.mtu.map { "--mtu \(id)=\($0)" }
         case .zone(let id): return vlan(id).map { "--zone \(id)=\($0.zone)" }

@@ -60,6 +60,12 @@ struct RoutingOptions: ParsableArguments {
     var trunks: [String] = []
 
     @Option(
+        name: .customLong("outer"), parsing: .singleValue,
+        help: ArgumentHelp(
+            "The VLAN around a VLAN, whose frames have the tags of both. Can be repeated.", valueName: "id=outer"))
+    var outers: [String] = []
+
+    @Option(
         name: .customLong("name"), parsing: .singleValue,
         help: ArgumentHelp(
             "The name of the gateway interface of a VLAN. Default: <parent>.<id>. Can be repeated.",
@@ -125,7 +131,8 @@ struct RoutingOptions: ParsableArguments {
     /// The first option beside `--file` that is given, as a person writes it.
     private var firstOption: String? {
         let lists = [
-            ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--trunk", trunks), ("--name", names), ("--mtu", mtus),
+            ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--trunk", trunks), ("--outer", outers),
+            ("--name", names), ("--mtu", mtus),
             ("--zone", zones),
             ("--policy", policies), ("--uplink", uplinks), ("--port-forward", portForwards), ("--route", routes),
         ]
@@ -158,6 +165,7 @@ struct RoutingOptions: ParsableArguments {
             let parent = if let parent = vlan.parent { parent } else { try defaultParent() }
             var options = Configuration.Options()
             options.trunks = unjoined(trunks)
+            options.outers = unjoined(outers)
             options.names = unjoined(names)
             options.mtus = unjoined(mtus)
             options.zones = unjoined(zones)

@@ -54,7 +54,8 @@ struct Up: ParsableCommand {
         } else {
             for vlan in configuration.vlans {
                 let addresses = vlan.addresses.map(\.description).joined(separator: ", ")
-                print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) is the gateway \(addresses)")
+                let role = addresses.isEmpty ? "carries other VLANs" : "is the gateway \(addresses)"
+                print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) \(role)")
             }
         }
         if let ended = outcome.endedSessions, ended > 0 {

@@ -55,5 +55,5 @@ struct VRouter: ParsableCommand {
         return result + arguments[index...]
     }
 
-    private static let ofEachVLAN = ["--vlan", "--trunk", "--zone", "--name", "--mtu"]
+    private static let ofEachVLAN = ["--vlan", "--trunk", "--outer", "--zone", "--name", "--mtu"]
 }

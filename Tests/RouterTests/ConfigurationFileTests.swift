@@ -161,7 +161,6 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(good + "masquerde: none", "f:4:1: unknown key 'masquerde' in the file; did you mean 'masquerade'?"),
         Bad(
             "vlans: {1: {adresses: 10.0.1.1/24}}",
-            "f:1:9: VLAN 1 has no 'addresses'; write for example addresses: 172.16.10.1/24",
             "f:1:13: unknown key 'adresses' in VLAN 1; did you mean 'addresses'?"),
         Bad(
             good + "fast-path: {speed: 3}",
@@ -177,7 +176,7 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             "vlans: {1: }",
             "f:1:12: here belongs an address, for example 172.16.10.1/24, or a list of such, and there is nothing"),
-        Bad("vlans: {1: []}", "f:1:12: VLAN 1 has no address"),
+        Bad("vlans: {1: []}", "f:1:9: VLAN 1 has no address; write for example addresses: 172.16.10.1/24"),
         Bad(good + "mss-clamp: yes", "f:4:12: 'yes' is not true or false, without quotation marks"),
         Bad(good + "mss-clamp: 'true'", "f:4:12: 'true' is not true or false, without quotation marks"),
         Bad(
@@ -195,6 +194,11 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
             "f:4:3: here belongs one of parent, uplink, vlans, masquerade, masquerade-ipv6, deny, addresses, policy, "
                 + "port-forwards, routes, mss-clamp, fast-path, vlan-driver, and not a list"),
         // values
+        Bad(
+            "parent: p\nvlans: {1: {outer: 2}, 2: {outer: 1, addresses: 10.0.2.1/24}, 3: {addresses: 10.0.3.1/24, outer: 4}}",
+            "f:2:20: VLAN 2 is itself within another one; frames have at most two tags",
+            "f:2:35: VLAN 1 is itself within another one; frames have at most two tags",
+            "f:2:98: there is no VLAN 4 here; add it below 'vlans'"),
         Bad("vlans: {4095: 10.0.1.1/24}", "f:1:9: 4095 is reserved; use an id from 1 to 4094"),
         Bad("vlans: {0x64: 10.0.1.1/24}", "f:1:9: '0x64' is not a VLAN id; use an id from 1 to 4094"),
         Bad(
@@ -488,6 +492,13 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(says: "--trunk 2=a/b: the interface name 'a/b' cannot be written in a firewall rule or a command") {
             $0.trunks = ["2=a/b"]
         },
+        Bad(says: "--outer 2=3: there is no VLAN 3 here") { $0.outers = ["2=3"] },
+        Bad(says: "--outer 1=1: VLAN 1 is itself within another one") { $0.outers = ["1=1"] },
+        Bad(says: "--outer 1=2: VLAN 2 is itself within another one") { $0.outers = ["1=2", "2=1"] },
+        Bad(says: "--outer 1=2: VLAN 1 is within VLAN 2, whose interface carries it") {
+            $0.outers = ["1=2"]
+            $0.trunks = ["1=q"]
+        },
         Bad(says: "--mtu 2=1279: an MTU of 1279 octets is not possible") { $0.mtus = ["2=1279"] },
         Bad(says: "--mtu 1=large: 'large' is not a number of octets") { $0.mtus = ["1=large"] },
         Bad(says: "--zone 1=9: '9' is not a zone's name") { $0.zones = ["1=9"] },
@@ -517,6 +528,17 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         let message = failure?.message ?? ""
         #expect(message.hasPrefix(bad.says), "\(message)")
         #expect(failure?.kind == .usage && failure?.remedy != nil)
+    }
+
+    /// A VLAN that only carries others has no address.
+    @Test func oneVLANWithinAnother() throws {
+        var options = Configuration.Options()
+        options.outers = ["2=1"]
+        let said = try Configuration(parent: "p", vlans: ["1=", "2=10.0.2.1/24"], options: options)
+        #expect(said == (try read("parent: p\nvlans: {1: {}, 2: {addresses: 10.0.2.1/24, outer: 1}}").configuration))
+        #expect(said.interfaceName(said.vlans[1].id) == "p.1.2")
+        let alone = #expect(throws: Failure.self) { try Configuration(parent: "p", vlans: ["1="]) }
+        #expect(alone?.message == "--vlan 1: VLAN 1 has no address")
     }
 
     @Test func theTrunkMayBeTheUplink() throws {

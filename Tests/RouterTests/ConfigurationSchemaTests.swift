@@ -77,7 +77,7 @@ import Testing
         }
         let good = "vlans: {1: 10.0.1.1/24}\n"
         let wrong = [
-            "{}", "vlans: {}", "vlans: {4095: 10.0.1.1/24}", "vlans: {1: []}", "vlans: {1: {zone: iot}}",
+            "{}", "vlans: {}", "vlans: {4095: 10.0.1.1/24}", "vlans: {1: []}", "vlans: {1: {outer: 0}}",
             "vlans: {1: {addresses: 10.0.1.1/24, mtu: 67}}", "vlans: {1: {addresses: 10.0.1.1/24, mtu: \"1500\"}}",
             "vlans: {1: {addresses: 10.0.1.1/24, zone: self}}", good + "masquerade: some", good + "mss-clamp: 'true'",
             good + "paren: p", good + "deny: [1-2]", good + "policy: {vlans: drop}",

@@ -19,6 +19,11 @@ enum GeneratedConfiguration {
             if Int.random(in: 0..<4, using: &generator) == 0 { vlan.parent = "trunk9" }
             configuration.vlans.append(vlan)
         }
+        if let inner = configuration.vlans.indices.dropFirst().last, Bool.random(using: &generator) {
+            configuration.vlans[inner].outer = configuration.vlans[0].id
+            configuration.vlans[inner].parent = nil
+            if Bool.random(using: &generator) { configuration.vlans[0].addresses = [] }
+        }
         configuration.uplinks = ["eth0", "1e3", "true", configuration.parent].some(&generator)
         configuration.masquerade = Policy.Masquerade.allCases.pick(&generator)
         configuration.masqueradeIPv6 = Policy.Masquerade.allCases.pick(&generator)
