@@ -142,6 +142,21 @@ public struct Configuration: Hashable, Sendable, Codable {
         return name.utf8.count <= longestInterfaceName ? name : "vlan\(id)"
     }
 
+    /// Nobody is to believe that something is kept out, or let in, that is not: what can be written down but does not become rules yet is
+    /// refused wherever it would be applied.
+    public func requireEffect() throws(Failure) {
+        let parts = [
+            (uplinks.isEmpty, "uplink"), (masqueradeIPv6 == .none, "masquerade-ipv6"),
+            (matrix == ZoneMatrix(), "policy"), (portForwards.isEmpty, "port-forwards"), (!clampsMSS, "mss-clamp"),
+        ].filter { !$0.0 }.map(\.1)
+        guard !parts.isEmpty else { return }
+        throw Failure(
+            .usage, "this version can read, but not apply: \(parts.joined(separator: ", "))",
+            remedy:
+                "leave it out of the configuration; between two VLANs there is 'deny', and other nftables tables are honoured"
+        )
+    }
+
     /// What the firewall needs to know of this.
     public func policy() throws(Failure) -> Policy {
         let gateways = vlans.map {

@@ -44,6 +44,8 @@ struct Planner {
     /// What carries VLANs, or did, by its name in the configuration.
     var parents: [String: Link] = [:]
     private var added: Set<VLANID> = []
+    /// Interfaces that go, with all that is on them.
+    private var deleted: Set<String> = []
 
     // There are thousands of each: what is asked for again and again is looked up.
     private let addressesByLink: [UInt32: [InterfaceAddress]]
@@ -247,6 +249,7 @@ struct Planner {
 
     private mutating func remove(_ dropped: [VLANID]) {
         let doomed = dropped.compactMap(ourLink).map(\.name)
+        deleted = Set(doomed)
         for (parent, vlans) in byParent(dropped) {
             let trunk = trunk(parent)
             let connected = vlans.filter { trunk.gateways[$0] != nil }
@@ -272,7 +275,7 @@ struct Planner {
             outcome.parents[name] = nil
             outcome.raised.remove(parents[name]?.name ?? name)
         }
-        guard let parent = parents[name], let done = state.parents[name] else { return }
+        guard let parent = parents[name], let done = state.parents[name], !deleted.contains(parent.name) else { return }
         if done.attachedProgram, trunk(parent).program != nil {
             actions.append(.detachProgram(parent: parent.name, trunk(parent).hook))
         }

@@ -130,6 +130,7 @@ public struct Router {
     private func plan(
         _ configuration: Configuration, _ driver: Driver?, _ file: StateFile
     ) throws(Failure) -> (state: State?, plan: Plan, outcome: Outcome) {
+        try configuration.requireEffect()
         let state = try file.load()
         if let inUse = state?.driver, let driver, driver != inUse {
             throw Failure(

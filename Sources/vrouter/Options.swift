@@ -82,7 +82,8 @@ struct RoutingOptions: ParsableArguments {
     @Option(
         name: .customLong("zone"), parsing: .singleValue,
         help: ArgumentHelp(
-            "The zone that a VLAN is in, for --policy. Default: vlans. Can be repeated.", valueName: "id=name"))
+            "The zone that a VLAN is in, for --policy. Default: vlans. Can be repeated.", valueName: "id=name",
+            visibility: .hidden))
     var zones: [String] = []
 
     @Option(
@@ -92,27 +93,28 @@ struct RoutingOptions: ParsableArguments {
             How new connections from one zone to another are treated: 'accept', 'drop', 'reject', or the services that are accepted, \
             such as tcp/443+udp/53+icmp. Zones are those of --zone, 'vlans' for VLANs without, 'uplink' for the outside, and 'self' for \
             the router. Or ZONE=isolated: its hosts reach the outside, and no other host. Can be repeated.
-            """, valueName: "from:to=treatment"))
+            """, valueName: "from:to=treatment", visibility: .hidden))
     var policies: [String] = []
 
     @Option(
         name: .customLong("uplink"), parsing: .singleValue,
         help: ArgumentHelp(
             "An interface behind which the outside is. Default: all that are no gateways. Can be repeated.",
-            valueName: "interface"))
+            valueName: "interface", visibility: .hidden))
     var uplinks: [String] = []
 
     @Option(
         name: .customLong("masquerade-ipv6"),
         help: ArgumentHelp(
-            "The same as --masquerade, for IPv6. Default: none.", valueName: "vlans|uplink|all|none"))
+            "The same as --masquerade, for IPv6. Default: none.", valueName: "vlans|uplink|all|none",
+            visibility: .hidden))
     var masqueradeIPv6: Policy.Masquerade?
 
     @Option(
         name: .customLong("port-forward"), parsing: .singleValue,
         help: ArgumentHelp(
             "A port of the router's that leads to a host in a VLAN, for example tcp/8080=172.16.20.10:80. Can be repeated.",
-            valueName: "protocol/port=host:port"))
+            valueName: "protocol/port=host:port", visibility: .hidden))
     var portForwards: [String] = []
 
     @Option(
@@ -122,7 +124,9 @@ struct RoutingOptions: ParsableArguments {
             valueName: "to=via"))
     var routes: [String] = []
 
-    @Flag(name: .customLong("mss-clamp"), help: "Tell TCP connections that begin of a smaller MTU on their way.")
+    @Flag(
+        name: .customLong("mss-clamp"),
+        help: ArgumentHelp("Tell TCP connections that begin of a smaller MTU on their way.", visibility: .hidden))
     var clampsMSS = false
 
     /// Whether any of these is given.

@@ -24,7 +24,10 @@ struct Rules: ParsableCommand {
 
     func run() throws {
         let configuration = try routing.configuration()
-        let ruleset = try reportingFailure { () throws(Failure) in Ruleset(try configuration.policy()) }
+        let ruleset = try reportingFailure { () throws(Failure) in
+            try configuration.requireEffect()
+            return Ruleset(try configuration.policy())
+        }
         switch format {
         case .nft: print(ruleset.nftText, terminator: "")
         case .json: print(ruleset.nftJSON, terminator: "")

@@ -21,7 +21,7 @@ import Testing
 
     @Test func theReadmesExampleIsRight() throws {
         let file = try ConfigurationFile(Array(Self.example().utf8), name: "README.md") { "found0" }
-        #expect(file.configuration.vlans.count > 1 && !file.configuration.matrix.cells.isEmpty)
+        #expect(file.configuration.vlans.count > 1 && !file.configuration.routes.isEmpty)
     }
 
     private struct Schema: Decodable {

@@ -115,4 +115,40 @@ import Testing
         #expect(try site.router.vrouter("down").status == 0)
         try requireUnchanged(site.router, since: before)
     }
+
+    //  h100, h200 ── switch ── enp0s8 ─ router, whose VLAN 500 is within VLAN 100
+    @Test func aVLANWithinAnother() throws {
+        let site = try Site()
+        let before = try site.router.snapshot()
+        let inner = try TestHost(trunk: false)
+        try site.fabric.sh(
+            """
+            ip link add inner type veth peer name enp0s8 netns \(inner.name)
+            ip link set inner master switch addrgenmode none up
+            """)
+        try inner.sh("ip link set lo up; ip link set enp0s8 addrgenmode none up")
+        let joined = try inner.vrouter(
+            "up --parent enp0s8 --vlan 100= --vlan 500=172.16.50.10/24 --outer 500=100 --masquerade none")
+        #expect(joined.status == 0, "\(joined)")
+        try inner.sh("ip route add default via 172.16.50.1")
+        let text = Self.vlans + "\n  500: {addresses: 172.16.50.1/24, outer: 100}\n"
+        _ = try up(site.router, text)
+        #expect(try site.ping(inner, "172.16.20.10") == 63)
+        #expect(try site.ping(site.host(100), "172.16.50.10") == 63, "from the outer one into the inner one")
+        let capture = try site.fabric.start(
+            [
+                "tcpdump", "-i", "inner", "-nn", "-e", "-l", "--immediate-mode", "-c", "2",
+                "vlan 100 and vlan 500 and icmp",
+            ])
+        for _ in 0..<100 where try !site.fabric.sh("ip -o -d link show inner").contains("promiscuity 2") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        #expect(try site.ping(inner, "172.16.20.10") == 63)
+        let seen = capture.wait()
+        #expect(seen.output.matches(of: #/vlan 100, .*vlan 500, /#).count == 2, "\(seen)")
+        #expect(try up(site.router, text).output == "nothing to do\n")
+        #expect(try site.router.vrouter("status").status == 0)
+        #expect(try site.router.vrouter("down").status == 0)
+        try requireUnchanged(site.router, since: before)
+    }
 }
