@@ -124,7 +124,8 @@ extension Router {
     /// - Returns: whether there was one.
     public static func confirm() throws(Failure) -> Bool {
         let file = try StateFile()
-        return try file.locked({ _ in }) { () throws(Failure) in
+        let report: (Router.Event) -> Void = { _ in }
+        return try file.locked(report) { () throws(Failure) in
             guard var state = try file.load(), state.unconfirmed != nil else { return false }
             guard state.phase == .applied else {
                 throw Failure(

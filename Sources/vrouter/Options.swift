@@ -40,13 +40,13 @@ struct RoutingOptions: ParsableArguments {
             valueName: "from:to"))
     var denied: [String] = []
 
-    func configuration() throws -> Configuration {
-        try reportingFailure { () throws(Failure) in
-            let parent = if let parent { parent } else { try Parent.find() }
-            // See VRouter.joined.
-            let vlans = vlans.flatMap { $0.split(separator: "\n", omittingEmptySubsequences: false).map(String.init) }
-            return try Configuration(parent: parent, vlans: vlans, masquerade: masquerade, denied: denied)
-        }
+    func configuration() throws -> Configuration { try reportingFailure { () throws(Failure) in try read() } }
+
+    func read() throws(Failure) -> Configuration {
+        let parent = if let parent { parent } else { try Parent.find() }
+        // See VRouter.joined.
+        let vlans = vlans.flatMap { $0.split(separator: "\n", omittingEmptySubsequences: false).map(String.init) }
+        return try Configuration(parent: parent, vlans: vlans, masquerade: masquerade, denied: denied)
     }
 }
 

@@ -13,6 +13,67 @@ struct Up: ParsableCommand {
             everything is as it was before.
             """)
 
+    @OptionGroup var options: UpOptions
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Take the change back by itself, that many seconds after it is complete, unless `vrouter confirm` comes first: \
+            whoever has shut himself out cannot say so.
+            """, valueName: "seconds"))
+    var confirm: Int?
+
+    @Flag(help: "Print the commands that would do the same, and change nothing.")
+    var dryRun = false
+
+    @Flag(help: "Print what was done as JSON.")
+    var json = false
+
+    func run() throws {
+        let (configuration, driver) = try reportingFailure { () throws(Failure) in try options.wanted() }
+        let router = Router(
+            report: json ? { _ in } : Progress().report,
+            program: [ThisProcess.executable],
+            fault: try Fault.fromEnvironment())
+        let outcome = try reportingFailure { () throws(Failure) in
+            try router.up(configuration, driver: driver, dryRun: dryRun, confirmWithin: confirm)
+        }
+        // What keeps packets from passing although everything is set up: another firewall, above all.
+        let blocking =
+            dryRun
+            ? []
+            : (try? Doctor.blocking(configuration)) ?? []
+        if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun, blocking: blocking)) }
+        if outcome.steps.isEmpty {
+            print("nothing to do")
+        } else if dryRun {
+            print(outcome.steps.flatMap(\.commands).joined(separator: "\n"))
+        } else {
+            for vlan in configuration.vlans {
+                let addresses = vlan.addresses.map(\.description).joined(separator: ", ")
+                print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) is the gateway \(addresses)")
+            }
+        }
+        if let ended = outcome.endedSessions, ended > 0 {
+            print("\(ended) session\(ended == 1 ? " that is" : "s that are") no longer allowed ended")
+        }
+        if let unconfirmed = outcome.unconfirmed { print(unconfirmed.line) }
+        // Commands can be piped into a shell, to which a note is a comment.
+        for note in outcome.notes + maskingNote { print(dryRun ? "# note: \(note)" : "note: \(note)") }
+        for finding in blocking { print(finding.lines.joined(separator: "\n")) }
+    }
+
+    private var maskingNote: [String] {
+        guard options.routing.masquerade == .vlans || options.routing.masquerade == .all else { return [] }
+        return [
+            "--masquerade \(options.routing.masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
+                + "--masquerade uplink does not"
+        ]
+    }
+}
+
+/// What is wanted of a host: the same for `up`, `run` and `diff`.
+struct UpOptions: ParsableArguments {
     @OptionGroup var routing: RoutingOptions
 
     @Option(
@@ -48,53 +109,11 @@ struct Up: ParsableCommand {
             valueName: "number"))
     var fastPathConnections: Int?
 
-    @Option(
-        help: ArgumentHelp(
-            """
-            Take the change back by itself, that many seconds after it is complete, unless `vrouter confirm` comes first: \
-            whoever has shut himself out cannot say so.
-            """, valueName: "seconds"))
-    var confirm: Int?
-
-    @Flag(help: "Print the commands that would do the same, and change nothing.")
-    var dryRun = false
-
-    @Flag(help: "Print what was done as JSON.")
-    var json = false
-
-    func run() throws {
-        var configuration = try routing.configuration()
-        configuration.fastPath = try reportingFailure { () throws(Failure) in try wantedFastPath() }
-        let router = Router(
-            report: json ? { _ in } : Progress().report,
-            program: [ThisProcess.executable],
-            fault: try Fault.fromEnvironment())
-        let outcome = try reportingFailure { () throws(Failure) in
-            try router.up(configuration, driver: vlanDriver.driver, dryRun: dryRun, confirmWithin: confirm)
-        }
-        // What keeps packets from passing although everything is set up: another firewall, above all.
-        let blocking =
-            dryRun
-            ? []
-            : (try? Doctor.blocking(configuration)) ?? []
-        if json { return try printJSON(OutcomeReport(outcome, dryRun: dryRun, blocking: blocking)) }
-        if outcome.steps.isEmpty {
-            print("nothing to do")
-        } else if dryRun {
-            print(outcome.steps.flatMap(\.commands).joined(separator: "\n"))
-        } else {
-            for vlan in configuration.vlans {
-                let addresses = vlan.addresses.map(\.description).joined(separator: ", ")
-                print("VLAN \(vlan.id): \(configuration.interfaceName(vlan.id)) is the gateway \(addresses)")
-            }
-        }
-        if let ended = outcome.endedSessions, ended > 0 {
-            print("\(ended) session\(ended == 1 ? " that is" : "s that are") no longer allowed ended")
-        }
-        if let unconfirmed = outcome.unconfirmed { print(unconfirmed.line) }
-        // Commands can be piped into a shell, to which a note is a comment.
-        for note in outcome.notes + maskingNote { print(dryRun ? "# note: \(note)" : "note: \(note)") }
-        for finding in blocking { print(finding.lines.joined(separator: "\n")) }
+    /// Reads it, with whatever files and interfaces that takes.
+    func wanted() throws(Failure) -> (configuration: Configuration, driver: Driver?) {
+        var configuration = try routing.read()
+        configuration.fastPath = try wantedFastPath()
+        return (configuration, vlanDriver.driver)
     }
 
     private func wantedFastPath() throws(Failure) -> Configuration.FastPath? {
@@ -112,14 +131,6 @@ struct Up: ParsableCommand {
             throw Failure(
                 .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
         }
-    }
-
-    private var maskingNote: [String] {
-        guard routing.masquerade == .vlans || routing.masquerade == .all else { return [] }
-        return [
-            "--masquerade \(routing.masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
-                + "--masquerade uplink does not"
-        ]
     }
 }
 

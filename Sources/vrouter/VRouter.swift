@@ -21,7 +21,8 @@ struct VRouter: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            Up.self, Confirm.self, Down.self, StatusCommand.self, FlowsCommand.self, Rules.self, Hosts.self, Forward.self,
+            Up.self, Confirm.self, Down.self, Run.self, StatusCommand.self, FlowsCommand.self,
+            Rules.self, Hosts.self, Forward.self,
             DoctorCommand.self,
             Follow.self, Revert.self, LabCommand.self, BenchCommand.self,
         ])
