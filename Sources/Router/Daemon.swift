@@ -278,8 +278,8 @@ private struct Keeper {
     }
 
     private static func summary(_ complaints: [String]) -> String {
-        complaints.prefix(4).joined(separator: "; ")
-            + (complaints.count > 4 ? "; and \(complaints.count - 4) more" : "")
+        complaints.prefix(20).joined(separator: "; ")
+            + (complaints.count > 20 ? "; and \(complaints.count - 20) more" : "")
     }
 
     private func describe(_ configuration: Configuration) -> String {

@@ -18,6 +18,7 @@ func eventually(
 /// A `vrouter run`, and what it tells its manager.
 private final class Service {
     let host: TestHost
+    private let path: String
     private let process: ChildProcess
     private let manager: ChildProcess
     private var hasEnded = false
@@ -25,7 +26,8 @@ private final class Service {
     /// Returns once it is ready.
     init(_ host: TestHost, _ options: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         self.host = host
-        let path = "/run/\(host.name).notify"
+        let path = "/run/\(host.name).notify-\(UInt32.random(in: 0 ... .max))"
+        self.path = path
         let manager = try host.start([
             "python3", "-uc",
             """
@@ -46,7 +48,7 @@ private final class Service {
     }
 
     deinit {
-        _ = try? SmallFile.delete("/run/\(host.name).notify")
+        _ = try? SmallFile.delete(path)
         manager.signal(SignalNumber.kill)
         _ = manager.wait()
         if !hasEnded {
