@@ -60,6 +60,12 @@ public struct ProcessLock: ~Copyable {
     /// - Returns: whether the lock is now this process's.
     public func tryLock() -> Bool { vr_lock_file(file.rawValue) == 0 }
 
+    /// Writes into the file what others are to know of this process.
+    public func note(_ text: String) {
+        try? file.resize(to: 0)
+        _ = try? file.writeAll(toAbsoluteOffset: 0, text.utf8)
+    }
+
     /// The process that has the lock of this file; nil: none, or there is no such file.
     public static func holder(_ path: String) throws(KernelError) -> Int32? {
         let file: FileDescriptor

@@ -4,8 +4,25 @@ import CLinux
 import SystemPackage
 
 public enum ServiceManager {
-    /// That the service does its work now. Without a manager that wants to know, nothing happens.
-    public static func tellReady() {
+    /// That the service does its work now, also after it has read its configuration again.
+    public static func tellReady() { tell("READY=1") }
+
+    /// That it reads its configuration again; `tellReady` follows.
+    public static func tellReloading() {
+        tell("RELOADING=1\nMONOTONIC_USEC=\(MonotonicClock.nanoseconds / 1000)")
+    }
+
+    /// That it ends.
+    public static func tellStopping() { tell("STOPPING=1") }
+
+    /// What it does, in a line for `systemctl status`.
+    public static func tellStatus(_ line: String) { tell("STATUS=\(line)") }
+
+    /// Whether what it writes to standard error goes to the journal, which takes a priority at the beginning of each line.
+    public static var readsPriorities: Bool { ThisProcess.environment["JOURNAL_STREAM"] != nil }
+
+    /// Without a manager that wants to know, nothing happens.
+    private static func tell(_ text: String) {
         guard let path = ThisProcess.environment["NOTIFY_SOCKET"], path.hasPrefix("/") || path.hasPrefix("@") else {
             return
         }
@@ -20,7 +37,7 @@ public enum ServiceManager {
         let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { return }
         defer { close(descriptor) }
-        let message = Array("READY=1".utf8)
+        let message = Array(text.utf8)
         let size = socklen_t(MemoryLayout<sockaddr_un>.size - room + octets.count)
         // SAFETY: the address has `size` octets, and is used within the call.
         _ = unsafe withUnsafePointer(to: &address) { address in

@@ -197,7 +197,7 @@ struct StateFile {
     /// Removes the lock too: nobody will come for this namespace any more.
     func forget() throws(Failure) {
         try remove()
-        for path in [lockPath, followerLockPath, fastPathLockPath, countersPath, reverterLockPath] {
+        for path in [lockPath, followerLockPath, fastPathLockPath, countersPath, reverterLockPath, daemonLockPath] {
             _ = try kernel { () throws(KernelError) in try SmallFile.delete(path) }
         }
     }

@@ -20,8 +20,16 @@ public struct Status: Sendable, Encodable {
     public var fastPath: FastPathStatus?
     /// What no longer is as `up` left it, in words; empty: nothing.
     public var drift: [String]
+    /// `vrouter run`; absent: none runs here.
+    public var service: Service?
     /// absent: nothing waits to be confirmed.
     public var unconfirmed: Unconfirmed?
+
+    public struct Service: Sendable, Encodable {
+        public var process: Int32
+        /// In words: `keeps VLANs 100, 200 on enp0s8`, `waits for enp0s8`.
+        public var activity: String
+    }
 
     public struct Forwarding: Sendable, Encodable {
         public var ipv4: Bool
@@ -82,9 +90,13 @@ public struct Status: Sendable, Encodable {
                 ipv4: host.sysctl(Sysctl("net/ipv4/ip_forward")) == "1",
                 ipv6: host.sysctl(Sysctl("net/ipv6/conf/all/forwarding")) == "1"),
             vlans: [], routes: host.routeEntries, rules: [], drift: [])
+        // Only root may look whether there is a process.
+        if let process = (try? ProcessLock.holder(file.daemonLockPath)) ?? nil {
+            status.service = Service(
+                process: process, activity: SmallFile.lines(in: file.daemonLockPath).first ?? "begins")
+        }
         guard let state else { return status }
         if let waiting = state.unconfirmed {
-            // Only root may look whether there is a process.
             status.unconfirmed = Unconfirmed(waiting, process: (try? file.reverter.process()) ?? nil)
         }
         let counted: FastPathStatus.Reading?

@@ -148,43 +148,43 @@ struct RoutingOptions: ParsableArguments {
             ?? lists.compactMap { option, texts in unjoined(texts).first.map { "\(option) \($0)" } }.first
     }
 
-    func configuration() throws -> Configuration { try configuration(moreOptions: nil, fastPath: nil).configuration }
+    func configuration() throws -> Configuration {
+        try reportingFailure { () throws(Failure) in try read(moreOptions: nil, fastPath: nil).configuration }
+    }
 
     /// - Parameters:
     ///   - moreOptions: the first option of the command that a file says as well; nil: none is given.
     ///   - parent: the trunk where none is named.
-    func configuration(
+    func read(
         moreOptions: String?, fastPath: Configuration.FastPath?, driver: Driver? = nil,
         parent defaultParent: () throws(Failure) -> String = { () throws(Failure) in try Parent.find() }
-    ) throws -> ConfigurationFile {
-        try reportingFailure { () throws(Failure) in
-            if let file {
-                if let option = firstOption ?? moreOptions {
-                    throw Failure(
-                        .usage, "--file \(file) and \(option): the file says everything",
-                        remedy: "write it into the file, or leave --file out")
-                }
-                return try ConfigurationFile(path: file, parent: defaultParent)
+    ) throws(Failure) -> ConfigurationFile {
+        if let file {
+            if let option = firstOption ?? moreOptions {
+                throw Failure(
+                    .usage, "--file \(file) and \(option): the file says everything",
+                    remedy: "write it into the file, or leave --file out")
             }
-            let parent = if let parent = vlan.parent { parent } else { try defaultParent() }
-            var options = Configuration.Options()
-            options.trunks = unjoined(trunks)
-            options.outers = unjoined(outers)
-            options.names = unjoined(names)
-            options.mtus = unjoined(mtus)
-            options.zones = unjoined(zones)
-            options.uplinks = unjoined(uplinks)
-            options.masqueradeIPv6 = masqueradeIPv6 ?? .none
-            options.policies = unjoined(policies)
-            options.portForwards = unjoined(portForwards)
-            options.routes = unjoined(routes)
-            options.clampsMSS = clampsMSS
-            return ConfigurationFile(
-                try Configuration(
-                    parent: parent, vlans: unjoined(vlan.vlans), masquerade: vlan.masquerade ?? .vlans,
-                    denied: unjoined(vlan.denied), fastPath: fastPath, options: options),
-                driver: driver)
+            return try ConfigurationFile(path: file, parent: defaultParent)
         }
+        let parent = if let parent = vlan.parent { parent } else { try defaultParent() }
+        var options = Configuration.Options()
+        options.trunks = unjoined(trunks)
+        options.outers = unjoined(outers)
+        options.names = unjoined(names)
+        options.mtus = unjoined(mtus)
+        options.zones = unjoined(zones)
+        options.uplinks = unjoined(uplinks)
+        options.masqueradeIPv6 = masqueradeIPv6 ?? .none
+        options.policies = unjoined(policies)
+        options.portForwards = unjoined(portForwards)
+        options.routes = unjoined(routes)
+        options.clampsMSS = clampsMSS
+        return ConfigurationFile(
+            try Configuration(
+                parent: parent, vlans: unjoined(vlan.vlans), masquerade: vlan.masquerade ?? .vlans,
+                denied: unjoined(vlan.denied), fastPath: fastPath, options: options),
+            driver: driver)
     }
 }
 
@@ -244,26 +244,22 @@ struct PathOptions: ParsableArguments {
         ].compactMap(\.self).first
     }
 
+    func file(_ routing: RoutingOptions) throws -> ConfigurationFile {
+        try reportingFailure { () throws(Failure) in try read(routing) }
+    }
+
     /// What these and `routing` say together.
-    ///
-    /// - Parameter parent: as of `RoutingOptions.configuration`.
-    func file(
-        _ routing: RoutingOptions,
-        parent: () throws(Failure) -> String = { () throws(Failure) in try Parent.find() }
-    ) throws -> ConfigurationFile {
+    func read(_ routing: RoutingOptions) throws(Failure) -> ConfigurationFile {
         var wanted: Configuration.FastPath?
         if fastPath == .afPacket {
             wanted = Configuration.FastPath(
                 workers: workers ?? 1, threshold: fastPathFrom ?? Configuration.FastPath.defaultThreshold,
                 connections: fastPathConnections ?? Configuration.FastPath.defaultConnections)
         } else if routing.file == nil, let option = firstOfFastPath {
-            try reportingFailure { () throws(Failure) in
-                throw Failure(
-                    .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
-            }
+            throw Failure(
+                .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
         }
-        return try routing.configuration(
-            moreOptions: firstOption, fastPath: wanted, driver: vlanDriver?.driver, parent: parent)
+        return try routing.read(moreOptions: firstOption, fastPath: wanted, driver: vlanDriver?.driver)
     }
 }
 

@@ -19,7 +19,10 @@ struct StatusCommand: ParsableCommand {
     }
 
     private func printTable(_ status: Status) {
-        guard status.active else { return print("vrouter is not up here") }
+        let service = status.service.map { "vrouter run (process \($0.process)) \($0.activity)" }
+        guard status.active else {
+            return print((["vrouter is not up here"] + [service].compactMap(\.self)).joined(separator: "\n"))
+        }
         print("parent \(status.parent ?? "?")   driver \(status.driver?.rawValue ?? "?")   ", terminator: "")
         print("masquerade \(status.masquerade ?? "?")   ", terminator: "")
         print(
@@ -50,6 +53,7 @@ struct StatusCommand: ParsableCommand {
         if !status.routes.isEmpty { print(routes.text) }
 
         if status.interrupted { print("a change was cut short: `vrouter up …` or `vrouter down` finishes it") }
+        if let service { print(service) }
         if let unconfirmed = status.unconfirmed { print(unconfirmed.line) }
         for line in status.drift { print("drift: \(line)") }
     }

@@ -7,18 +7,6 @@ import Testing
     private static let first = "--vlan 100=172.16.10.1/24 --masquerade none"
     private static let second = "--vlan 100=172.16.10.254/24 --vlan 200=172.16.20.1/24 --masquerade none"
 
-    private func eventually(
-        _ comment: Comment, within seconds: Int = 15, sourceLocation: SourceLocation = #_sourceLocation,
-        _ holds: () throws -> Bool
-    ) throws {
-        let deadline = ContinuousClock.now + .seconds(isEmulated ? 4 * seconds : seconds)
-        while ContinuousClock.now < deadline {
-            if try holds() { return }
-            ThisProcess.sleep(milliseconds: 50)
-        }
-        Issue.record(comment, sourceLocation: sourceLocation)
-    }
-
     private func addresses(_ host: TestHost) throws -> String { try host.sh("ip -4 -o address") }
 
     private func isDown(_ host: TestHost) throws -> Bool { try host.vrouter("status").status == 3 }

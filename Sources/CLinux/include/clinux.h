@@ -96,6 +96,12 @@ static inline int vr_errno(void) { return errno; }
 static inline int vr_open_to_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
 static inline int vr_create_exclusively(const char *path) { return open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444); }
 
+// fcntl(2) is variadic: programs that are started do not get it, and nothing waits for it.
+static inline void vr_keep_to_itself(int fd) {
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+}
+
 // `stdout` is a variable, which Swift 6 takes for shared state. Returns 0, or why something that was printed has not been written.
 static inline int vr_flush_output(void) {
     errno = 0;
