@@ -44,7 +44,7 @@ import Testing
         #expect(try site.router.vrouter("down").status == 0)
     }
 
-    @Test func mistakesChangeNothing() throws {
+    @Test(whereItIsFast) func mistakesChangeNothing() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let file = TemporaryFile("parent: enp0s8\nvlans: {100: 172.16.10.1/24}\nmasquerades: none\ndeny: 100:200\n")
@@ -75,7 +75,7 @@ import Testing
     }
 
     /// What does not become rules is not silently left out.
-    @Test func whatHasNoEffectIsRefused() throws {
+    @Test(whereItIsFast) func whatHasNoEffectIsRefused() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let vlans = "parent: enp0s8\nvlans: {100: {addresses: 172.16.10.1/24, zone: iot}, 200: 172.16.20.1/24}\n"
@@ -95,7 +95,7 @@ import Testing
         try requireUnchanged(host, since: before)
     }
 
-    @Test func check() throws {
+    @Test(whereItIsFast) func check() throws {
         let host = try TestHost()
         let file = TemporaryFile("vlans: {100: 172.16.10.1/24, 200: {addresses: 172.16.20.1/24, zone: iot}}")
         let named = try host.vrouter("config check -f \(file.path)")
@@ -110,7 +110,7 @@ import Testing
     }
 
     /// It begins with where the installed schema is, and nothing is lost by it.
-    @Test func initWritesANewFile() throws {
+    @Test(whereItIsFast) func initWritesANewFile() throws {
         let host = try TestHost()
         let file = TemporaryFile()
         let options =

@@ -24,7 +24,7 @@ import Testing
         try requireUnchanged(host, since: before)
     }
 
-    @Test func whatIsConfirmedStays() throws {
+    @Test(whereItIsFast) func whatIsConfirmedStays() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         #expect(try host.vrouter("confirm").status == 1, "nothing is there to confirm")
@@ -47,7 +47,7 @@ import Testing
     }
 
     /// However many changes came after it.
-    @Test func aChangeGoesBackToWhatWasConfirmedLast() throws {
+    @Test(whereItIsFast) func aChangeGoesBackToWhatWasConfirmedLast() throws {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
         let before = try host.vlanSnapshot()
@@ -83,7 +83,8 @@ import Testing
         try eventually("still up") { try isDown(host) }
     }
 
-    @Test(arguments: ["kill", "stop"]) func aChangeThatEndsOrHangsHalfWayGoesBack(_ fault: String) throws {
+    @Test(whereItIsFast, arguments: ["kill", "stop"]) func aChangeThatEndsOrHangsHalfWayGoesBack(_ fault: String) throws
+    {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
         let before = try host.vlanSnapshot()
@@ -99,7 +100,7 @@ import Testing
         #expect(try host.vrouter("status").status == 0)
     }
 
-    @Test func whoKillsTheProcessIsTold() throws {
+    @Test(whereItIsFast) func whoKillsTheProcessIsTold() throws {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
         func forget() throws {
@@ -123,7 +124,7 @@ import Testing
         #expect(try isDown(host))
     }
 
-    @Test(arguments: ["0", "3601"]) func aTimeThatIsNone(_ seconds: String) throws {
+    @Test(whereItIsFast, arguments: ["0", "3601"]) func aTimeThatIsNone(_ seconds: String) throws {
         let host = try TestHost()
         let up = try host.vrouter("up --parent enp0s8 \(Self.first) --confirm \(seconds)")
         #expect(up.status == 64 && up.errors.contains("give 1 to 3600 seconds"), "\(up)")

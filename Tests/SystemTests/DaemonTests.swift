@@ -135,7 +135,7 @@ private final class Service {
     }
 
     /// Nothing announces these.
-    @Test func itLooksByItself() throws {
+    @Test(whereItIsFast) func itLooksByItself() throws {
         let host = try TestHost()
         let service = try Service(
             host, "--parent enp0s8 \(Self.vlans) --vlan-driver ebpf --fast-path af-packet --fast-path-from 0")
@@ -189,7 +189,7 @@ private final class Service {
         #expect(try host.vrouter("status").status == 3)
     }
 
-    @Test func whatIsDoneByHandIsFollowed() throws {
+    @Test(whereItIsFast) func whatIsDoneByHandIsFollowed() throws {
         let host = try TestHost()
         let service = try Service(host, "--parent enp0s8 \(Self.vlans)")
         #expect(try host.vrouter("up --vlan 300=172.16.30.1/24").status == 0)
@@ -213,7 +213,7 @@ private final class Service {
         #expect(try service.end("INT") == 0)
     }
 
-    @Test func aBadConfigurationIsNotTaken() throws {
+    @Test(whereItIsFast) func aBadConfigurationIsNotTaken() throws {
         let host = try TestHost()
         try host.sh(
             "ip link set enp0s8 up; ip link del cable; ip link add enp0s8 type veth peer name cable; ip link set enp0s8 up"
@@ -233,7 +233,7 @@ private final class Service {
         #expect(try service.end() == 0)
     }
 
-    @Test func itFindsEverythingInPlace() throws {
+    @Test(whereItIsFast) func itFindsEverythingInPlace() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let bad = try host.vrouter("run --parent enp0s8 --vlan 100=172.16.10.0/24")
@@ -255,7 +255,7 @@ private final class Service {
     }
 
     /// What somebody else undoes again and again is put back ever more seldom, and what he leaves alone as soon as ever.
-    @Test func aFightIsNotFoughtForEver() throws {
+    @Test(whereItIsFast) func aFightIsNotFoughtForEver() throws {
         let host = try TestHost()
         let service = try Service(host, "--parent enp0s8 \(Self.vlans)")
         let other = try host.start(
@@ -273,7 +273,7 @@ private final class Service {
     }
 
     /// Nobody is there to take it back but the daemon.
-    @Test func itTakesAForgottenChangeBack() throws {
+    @Test(whereItIsFast) func itTakesAForgottenChangeBack() throws {
         let host = try TestHost()
         let service = try Service(host, "--parent enp0s8 \(Self.vlans)")
         #expect(try host.vrouter("up --vlan 300=172.16.30.1/24 --confirm 1").status == 0)
