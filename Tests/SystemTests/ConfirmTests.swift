@@ -11,7 +11,7 @@ import Testing
 
     private func isDown(_ host: TestHost) throws -> Bool { try host.vrouter("status").status == 3 }
 
-    @Test func whatIsNotConfirmedGoesBackToNothing() throws {
+    @Test(whereItIsFast) func whatIsNotConfirmedGoesBackToNothing() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let up = try host.vrouter("up --parent enp0s8 \(Self.first) --confirm 1")
