@@ -168,10 +168,8 @@ struct Planner {
     private func parent(of id: VLANID) -> Link? { parents[parentName(of: id)] }
 
     private func parentName(of id: VLANID) -> String {
-        guard let outer = configured(id)?.outer else {
-            return configured(id)?.parent ?? (wanted ?? state.configuration).parent
-        }
-        return interfaceName(outer)
+        guard let wanted, let vlan = wanted.vlan(id) else { return state.parent(of: id) }
+        return wanted.parent(of: vlan)
     }
 
     /// With the interface that each is on, carriers last.
@@ -184,11 +182,10 @@ struct Planner {
 
     /// Carriers that are yet to be made, as they will be.
     private mutating func foreseeCarriers() {
-        for vlan in wanted?.vlans ?? [] {
-            let name = interfaceName(vlan.id)
-            guard let wanted, wanted.carriers.contains(name), parents[name] == nil, let parent = parent(of: vlan.id)
-            else { continue }
-            parents[name] = Link(foreseen: name, on: parent, mtu: vlan.mtu ?? parent.mtu)
+        for id in Set((wanted?.vlans ?? []).compactMap(\.outer)) {
+            let name = interfaceName(id)
+            guard parents[name] == nil, let parent = parent(of: id) else { continue }
+            parents[name] = Link(foreseen: name, on: parent, mtu: wanted?.vlan(id)?.mtu ?? parent.mtu)
         }
     }
 
@@ -215,12 +212,9 @@ struct Planner {
     }
 
     /// As it is wanted, or as it was.
-    private func configured(_ id: VLANID) -> Configuration.VLAN? {
-        wanted?.vlan(id) ?? state.vlan(id)
-    }
-
     func interfaceName(_ id: VLANID) -> String {
-        configured(id)?.name ?? Configuration.interfaceName(id, on: parentName(of: id))
+        guard let wanted, wanted.vlan(id) != nil else { return state.interfaceName(id) }
+        return wanted.interfaceName(id)
     }
 
     private func isWanted(_ purpose: State.Purpose) -> Bool {
@@ -315,7 +309,7 @@ struct Planner {
         var named = wanted
         named.vlans += dropped.map { id in
             Configuration.VLAN(
-                id: id, addresses: [], name: interfaceName(id), zone: configured(id)?.zone ?? .vlans)
+                id: id, addresses: [], name: interfaceName(id), zone: state.vlan(id)?.zone ?? .vlans)
         }
         let ruleset = Ruleset(try named.policy())
         let text = ruleset.nftText

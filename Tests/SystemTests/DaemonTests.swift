@@ -144,7 +144,7 @@ private final class Service {
         let asSetUp = try host.vlanSnapshot()
         let log = service.log
         try host.sh(
-            "for process in $(pgrep -f '[v]router (follow|forward)'); do [ /proc/$process/ns/net -ef /proc/self/ns/net ] && kill -9 $process; done || true"
+            "for process in $(pgrep -f '[v]router (follow|forward)'); do if [ /proc/$process/ns/net -ef /proc/self/ns/net ]; then kill -9 $process; fi; done"
         )
         let programs = try host.programsByID()
         try Namespace.run(in: host.name) { () throws(KernelError) in
