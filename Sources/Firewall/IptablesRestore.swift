@@ -2,7 +2,8 @@ import Packets
 
 extension Ruleset {
     /// For `iptables-restore --noflush` (`.v4`) or `ip6tables-restore --noflush` (`.v6`); nil where no gateway has a
-    /// subnet of that family.
+    /// subnet of that family. Zones with a policy, uplinks by name, forwarded ports and MSS clamping are not expressed: see
+    /// `beyondIptables`.
     ///
     /// iptables has no sets, so that this grows where the table does not. The two rules that let one VLAN talk to
     /// another are written out for each pair, as a person would type them, for up to `maxSpelledOut` VLANs. What they
@@ -14,8 +15,8 @@ extension Ruleset {
             "# Load once, with \(program) --noflush: without it, all other rules in these tables are lost;",
             "# twice, and the rules in the built-in chains stand there twice. Rules that are there already come first.",
         ]
-        // Only IPv4 is translated, as in the table.
-        if family == .v4, policy.masquerade != .none { lines += table("nat", natRules) }
+        let masquerade = family == .v4 ? policy.masquerade : policy.masqueradeIPv6
+        if masquerade != .none { lines += table("nat", natRules(masquerade, family)) }
         lines += table("filter", filterRules)
         return lines.joined(separator: "\n") + "\n"
     }
@@ -28,15 +29,23 @@ extension Ruleset {
         return ["*\(name)"] + (usesOwnChain ? [":\(ownChain) - [0:0]"] : []) + rules + ["COMMIT"]
     }
 
-    private var natRules: [String] {
+    /// What iptables has no rules for here, as configuration keys.
+    public var beyondIptables: [String] {
+        [
+            ("policy", !ZoneRules(policy).chains.isEmpty), ("uplink", !policy.uplinks.isEmpty), ("port-forwards", !policy.portForwards.isEmpty),
+            ("mss-clamp", policy.clampsMSS),
+        ].filter(\.1).map(\.0)
+    }
+
+    private func natRules(_ masquerade: Policy.Masquerade, _ family: IPFamily) -> [String] {
         var rules: [String] = []
-        if policy.masquerade == .vlans || policy.masquerade == .all {
+        if masquerade.isBetweenVLANs {
             rules += interfaces.map { "-A POSTROUTING -o \($0) -j MASQUERADE" }
         }
-        if policy.masquerade == .uplink || policy.masquerade == .all {
+        if masquerade == .uplink || masquerade == .all {
             // iptables cannot ask in POSTROUTING where a packet came in. Its source address has to do, so that hosts
             // behind a further router in a VLAN are not covered here, as they are in the table.
-            let sources = policy.gateways.flatMap(\.prefixes).filter { $0.family == .v4 }
+            let sources = policy.gateways.flatMap(\.prefixes).filter { $0.family == family }
             rules += sources.map { "-A POSTROUTING -s \($0) -j \(ownChain)" }
             rules += interfaces.map { "-A \(ownChain) -o \($0) -j RETURN" }
             rules += ["-A \(ownChain) -j MASQUERADE"]

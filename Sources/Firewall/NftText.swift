@@ -1,3 +1,5 @@
+import Packets
+
 extension Ruleset {
     /// For `nft -f`. Loading it replaces the whole table in one transaction, however often.
     ///
@@ -12,9 +14,17 @@ extension Ruleset {
         for set in sets {
             lines += block("set \(set.name)", ["type ifname"] + elements(set.elements.map(quoted)))
         }
+        for set in addressSets {
+            lines += block(
+                "set \(set.name)",
+                ["type \(set.family.nftType)", "flags interval"] + elements(set.elements.map(\.nftText)))
+        }
         for map in maps {
-            let entries = map.elements.map { "\(quoted($0.pair.from)) . \(quoted($0.pair.to)) : \($0.verdict.nftText)" }
-            lines += block("map \(map.name)", ["type ifname . ifname : verdict"] + elements(entries))
+            let entries = map.elements.map {
+                "\($0.key.map(quoted).joined(separator: " . ")) : \($0.verdict.nftText)"
+            }
+            let type = Array(repeating: "ifname", count: map.keyParts).joined(separator: " . ")
+            lines += block("map \(map.name)", ["type \(type) : verdict"] + elements(entries))
         }
         for chain in chains {
             let hook = chain.hook.map(\.words).map {
@@ -45,18 +55,49 @@ extension Ruleset.Rule {
     }
 }
 
+extension IPFamily {
+    /// nft's word for the family's header.
+    fileprivate var nftHeader: String { self == .v4 ? "ip" : "ip6" }
+    var nftType: String { self == .v4 ? "ipv4_addr" : "ipv6_addr" }
+}
+
+extension IPPrefix {
+    /// Of one address: without its length, as nft prints it.
+    fileprivate var nftText: String { length == family.width ? network.description : description }
+}
+
+extension Ruleset.Side {
+    fileprivate var nftText: String { self == .source ? "saddr" : "daddr" }
+}
+
 extension Ruleset.Match {
     var nftText: String {
         switch self {
-        case .ipv4: "meta nfproto ipv4"
+        case .family(let family): "meta nfproto \(family == .v4 ? "ipv4" : "ipv6")"
         case .input(let set): "iifname @\(set)"
+        case .inputNot(let set): "iifname != @\(set)"
+        case .inputNotLoopback: "iifname != \"lo\""
         case .output(let set): "oifname @\(set)"
         case .outputNot(let set): "oifname != @\(set)"
+        case .outputNotLoopback: "oifname != \"lo\""
         case .routed(let interfaces):
             "fib daddr oifname { \(interfaces.map(quoted).joined(separator: ", ")) }"
+        case .toThisHost: "fib daddr type local"
+        case .toInputInterface: "fib daddr . iif type local"
+        case .address(let side, let family, let set): "\(family.nftHeader) \(side.nftText) @\(set)"
+        case .addressNot(let side, let family, let set): "\(family.nftHeader) \(side.nftText) != @\(set)"
+        case .transport(.any): ""
+        case .transport(.icmp): "meta l4proto { icmp, ipv6-icmp }"
+        case .transport(let transport): "meta l4proto \(transport.rawValue)"
+        case .ports(let transport, let ports):
+            "\(transport.rawValue) dport "
+                + (ports.count == 1 ? "\(ports.lowerBound)" : "\(ports.lowerBound)-\(ports.upperBound)")
+        case .icmpv6(let types): "icmpv6 type { \(types.map(String.init).joined(separator: ", ")) }"
         case .state(let states): "ct state \(states.map(\.rawValue).joined(separator: ","))"
         case .destinationTranslated: "ct status dnat"
         case .tcpWithoutSYN: "tcp flags & syn == 0x0"
+        case .tcpBeginning: "tcp flags & (syn | rst) == syn"
+        case .limit(let rate, let burst): "limit rate \(rate)/second burst \(burst) packets"
         }
     }
 }
@@ -65,11 +106,21 @@ extension Ruleset.Action {
     var nftText: String {
         switch self {
         case .verdict(let verdict): verdict.nftText
-        case .verdictMap(let map): "iifname . oifname vmap @\(map)"
+        case .verdictMap(let keys, let map): "\(keys.map(\.nftText).joined(separator: " . ")) vmap @\(map)"
+        case .reject(.reset): "reject with tcp reset"
+        case .reject(.prohibited): "reject with icmpx admin-prohibited"
+        case .log(let prefix): "log prefix \(quoted(prefix))"
         case .notrack: "notrack"
         case .masquerade: "masquerade"
+        case .translate(.v4(let address), let port): "dnat ip to \(address):\(port)"
+        case .translate(.v6(let address), let port): "dnat ip6 to [\(address)]:\(port)"
+        case .clampMSS: "tcp option maxseg size set rt mtu"
         }
     }
+}
+
+extension Ruleset.Key {
+    var nftText: String { self == .input ? "iifname" : "oifname" }
 }
 
 extension Ruleset.Verdict {

@@ -1,3 +1,5 @@
+import Packets
+
 /// An nftables table as a value: what nft prints, what iptables-restore reads and what the kernel is told over netlink
 /// are all written from this.
 ///
@@ -10,6 +12,7 @@ public struct Ruleset: Hashable, Sendable {
     /// What this was compiled from.
     public let policy: Policy
     public let sets: [InterfaceSet]
+    public let addressSets: [AddressSet]
     public let maps: [VerdictMap]
     public let chains: [Chain]
 
@@ -19,13 +22,22 @@ public struct Ruleset: Hashable, Sendable {
         public let elements: [String]
     }
 
-    /// A named map from (input interface, output interface) to a verdict. What it does not hold goes on to the next rule.
+    /// A named set of address blocks of one family, ascending; no two of them overlap.
+    public struct AddressSet: Hashable, Sendable {
+        public let name: String
+        public let family: IPFamily
+        public let elements: [IPPrefix]
+    }
+
+    /// A named map from interfaces to a verdict. What it does not hold goes on to the next rule.
     public struct VerdictMap: Hashable, Sendable {
         public let name: String
+        /// How many interface names make a key.
+        public let keyParts: Int
         public let elements: [Element]
 
         public struct Element: Hashable, Sendable {
-            public let pair: Policy.Pair
+            public let key: [String]
             public let verdict: Verdict
         }
     }
@@ -39,11 +51,19 @@ public struct Ruleset: Hashable, Sendable {
 
     /// A place in the kernel from which a base chain is called. The chain's policy is to accept: what concerns only
     /// others is theirs to decide.
-    public enum Hook: Hashable, Sendable {
+    public enum Hook: Hashable, Sendable, CaseIterable {
         /// Packets that have arrived, before connection tracking looks at them.
         case raw
+        /// Packets that have arrived, at the usual priority of destination address translation.
+        case destinationTranslation
+        /// Packets for this host, at the usual priority of filters.
+        case input
+        /// Packets routed from one interface to another, at the usual priority of what changes them.
+        case mangle
         /// Packets routed from one interface to another, at the usual priority of filters.
         case forward
+        /// Packets from this host, at the usual priority of filters.
+        case output
         /// Packets about to leave, at the usual priority of source address translation.
         case postrouting
     }
@@ -56,6 +76,10 @@ public struct Ruleset: Hashable, Sendable {
         public let comment: String
 
         init(_ matches: Match..., then action: Action, comment: String) {
+            self.init(matches, then: action, comment: comment)
+        }
+
+        init(_ matches: [Match], then action: Action, comment: String) {
             self.matches = matches
             self.action = action
             self.comment = comment
@@ -63,20 +87,42 @@ public struct Ruleset: Hashable, Sendable {
     }
 
     public enum Match: Hashable, Sendable {
-        case ipv4
+        case family(IPFamily)
         case input(in: String)
+        case inputNot(in: String)
+        /// Not what this host sends to itself.
+        case inputNotLoopback
         case output(in: String)
         case outputNot(in: String)
+        case outputNotLoopback
         /// Before it is routed: the interface through which it will leave is one of these. nft takes no named set here, as it has
         /// another type for names of interfaces from the routing table.
         case routed([String])
+        /// The destination is an address of this host.
+        case toThisHost
+        /// The destination is an address of the interface through which the packet came.
+        case toInputInterface
+        case address(Side, IPFamily, in: String)
+        case addressNot(Side, IPFamily, in: String)
+        /// `any` is no match.
+        case transport(Service.Transport)
+        /// Destination ports of TCP or UDP.
+        case ports(Service.Transport, ClosedRange<UInt16>)
+        /// Any of these types.
+        case icmpv6([UInt8])
         /// Any of these.
         case state([ConnectionState])
         /// The packet's destination was translated: a forwarded port.
         case destinationTranslated
         /// A TCP segment that begins no connection.
         case tcpWithoutSYN
+        /// A TCP segment by which one of the two begins a connection, and does not end it.
+        case tcpBeginning
+        /// At most so many a second, after as many as `burst` at once; what is more does not match.
+        case limit(perSecond: UInt32, burst: UInt32)
     }
+
+    public enum Side: Hashable, Sendable, CaseIterable { case source, destination }
 
     public enum ConnectionState: String, Hashable, Sendable, CaseIterable {
         case invalid
@@ -86,10 +132,27 @@ public struct Ruleset: Hashable, Sendable {
 
     public enum Action: Hashable, Sendable {
         case verdict(Verdict)
-        /// Look up (input interface, output interface) in the map of this name.
-        case verdictMap(String)
+        /// Look up these in the map of this name.
+        case verdictMap([Key], String)
+        case reject(Rejection)
+        /// A line in the kernel's log that begins so; what comes next decides.
+        case log(prefix: String)
         case notrack
         case masquerade
+        /// The destination becomes this one.
+        case translate(to: IPAddress, port: UInt16)
+        /// The largest segment that a TCP connection announces becomes what fits through the way that it takes, if that is less.
+        case clampMSS
+    }
+
+    /// What a verdict map is asked for.
+    public enum Key: Hashable, Sendable { case input, output }
+
+    public enum Rejection: Hashable, Sendable {
+        /// For TCP only.
+        case reset
+        /// ICMP's "administratively prohibited", of either family.
+        case prohibited
     }
 
     public enum Verdict: Hashable, Sendable {
@@ -103,88 +166,128 @@ public struct Ruleset: Hashable, Sendable {
 extension Ruleset {
     /// Compiles `policy`. How many rules there are does not depend on how many VLANs: only sets and maps grow.
     public init(_ policy: Policy) {
-        let vlans = "vlans"
-        let pairs = "pairs"
-        let decide = "decide"
-        let denied = "denied"
-        let opposite = "opposite"
+        let zones = ZoneRules(policy)
         self.policy = policy
         sets =
-            [InterfaceSet(name: vlans, elements: policy.gateways.map(\.interface))]
-            + (policy.untracked.isEmpty ? [] : [InterfaceSet(name: Self.untracked, elements: policy.untracked)])
+            [InterfaceSet(name: Name.vlans, elements: policy.gateways.map(\.interface))]
+            + [(Name.untracked, policy.untracked), (Name.uplinks, policy.uplinks)].filter { !$0.1.isEmpty }
+            .map { InterfaceSet(name: $0.0, elements: $0.1) }
+        addressSets = zones.addressSets
         // Exceptions only, since to accept is what the rule after the map does: N² pairs are never held. They go to a
         // chain rather than being dropped at once, so that there is a counter for what was denied.
-        maps = [
-            VerdictMap(
-                name: pairs,
-                elements: policy.denied.map { .init(pair: $0, verdict: .goto(denied)) }
-                    + policy.opposite.map { .init(pair: $0, verdict: .goto(opposite)) })
-        ]
+        maps =
+            [
+                VerdictMap(
+                    name: Name.pairs, keyParts: 2,
+                    elements: policy.denied.map { .init(key: [$0.from, $0.to], verdict: .goto(Name.denied)) }
+                        + policy.opposite.map { .init(key: [$0.from, $0.to], verdict: .goto(Name.opposite)) })
+            ] + zones.maps
 
         // What only passes by gets neither a verdict here nor a look at its connection.
         let forward = [
-            Rule(.input(in: vlans), then: .verdict(.goto(decide)), comment: "comes from a VLAN"),
-            Rule(.output(in: vlans), then: .verdict(.goto(decide)), comment: "goes into a VLAN"),
+            Rule(.input(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "comes from a VLAN"),
+            Rule(.output(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "goes into a VLAN"),
         ]
-        let decisions = [
-            Rule(.state([.established, .related]), then: .verdict(.accept), comment: Reason.known),
-            Rule(.state([.invalid]), then: .verdict(.drop), comment: Reason.invalid),
-            Rule(then: .verdictMap(pairs), comment: Reason.exceptions),
-            Rule(.input(in: vlans), then: .verdict(.accept), comment: Reason.fromVLAN),
-            // A drop here is final, whatever other tables accept. Who forwards a port into a VLAN has decided that it
-            // may be reached, and would otherwise have no way to say so.
-            Rule(.destinationTranslated, then: .verdict(.accept), comment: Reason.forwardedPort),
-            Rule(then: .verdict(.drop), comment: Reason.outside),
-        ]
+        let decisions =
+            [
+                Rule(.state([.established, .related]), then: .verdict(.accept), comment: Reason.known),
+                Rule(.state([.invalid]), then: .verdict(.drop), comment: Reason.invalid),
+                Rule(then: .verdictMap([.input, .output], Name.pairs), comment: Reason.exceptions),
+            ] + zones.fromVLANs + zones.fromOutside
         chains =
             [
                 Chain(name: "forward", hook: .forward, rules: forward),
-                Chain(name: decide, hook: nil, rules: decisions),
-                Chain(name: denied, hook: nil, rules: [Rule(then: .verdict(.drop), comment: Reason.denied)]),
-            ] + (policy.opposite.isEmpty ? [] : [Self.beginning(opposite)])
+                Chain(name: Name.decide, hook: nil, rules: decisions),
+                Chain(name: Name.denied, hook: nil, rules: [Rule(then: .verdict(.drop), comment: Reason.denied)]),
+            ] + (policy.opposite.isEmpty ? [] : [Self.beginning(zones)])
+            + zones.chains
             + (policy.untracked.isEmpty ? [] : [Self.withoutTracking(policy.untracked)])
-            + Self.translation(policy.masquerade, vlans: vlans)
+            + Self.portForwarding(policy) + Self.clamping(policy) + Self.translation(policy)
     }
 
-    private static let untracked = "untracked"
+    /// Names within the table. Those of zones' own chains, maps and sets contain a dot or a slash.
+    enum Name {
+        static let vlans = "vlans"
+        static let uplinks = "uplinks"
+        static let untracked = "untracked"
+        static let pairs = "pairs"
+        static let decide = "decide"
+        static let denied = "denied"
+        static let opposite = "opposite"
+        /// All gateways' addresses.
+        static func gateways(_ family: IPFamily) -> String { "gateways\(family.number)" }
+    }
 
     private static func withoutTracking(_ interfaces: [String]) -> Chain {
         Chain(
             name: "prerouting", hook: .raw,
             rules: [
-                Rule(.input(in: untracked), .routed(interfaces), then: .notrack, comment: Reason.untracked)
+                Rule(.input(in: Name.untracked), .routed(interfaces), then: .notrack, comment: Reason.untracked)
             ])
     }
 
-    private static func beginning(_ name: String) -> Chain {
+    private static func beginning(_ zones: ZoneRules) -> Chain {
         Chain(
-            name: name, hook: nil,
-            rules: [
-                Rule(.tcpWithoutSYN, then: .verdict(.drop), comment: Reason.noBeginning),
-                Rule(then: .verdict(.accept), comment: Reason.fromVLAN),
-            ])
+            name: Name.opposite, hook: nil,
+            rules: [Rule(.tcpWithoutSYN, then: .verdict(.drop), comment: Reason.noBeginning)] + zones.fromVLANs)
     }
 
-    /// IPv4 only: IPv6 hosts have addresses of their own. No chain where there is nothing to translate, because a nat
-    /// chain costs every connection a look-up.
-    private static func translation(_ masquerade: Policy.Masquerade, vlans: String) -> [Chain] {
-        let intoVLAN = Rule(
-            .ipv4, .output(in: vlans), then: .masquerade, comment: "into a VLAN: seen as its gateway")
-        let toUplink = Rule(
-            .ipv4, .input(in: vlans), .outputNot(in: vlans), then: .masquerade,
-            comment: "out of the VLANs: seen as this router")
-        let rules: [Rule] =
-            switch masquerade {
-            case .vlans: [intoVLAN]
-            case .uplink: [toUplink]
-            case .all: [intoVLAN, toUplink]
-            case .none: []
+    /// A gateway's address stays the gateway's: hosts of its VLAN may know the port there as the router's own.
+    private static func portForwarding(_ policy: Policy) -> [Chain] {
+        let rules = policy.portForwards.map { forward -> Rule in
+            let family = forward.host.family
+            return Rule(
+                .toThisHost, .addressNot(.destination, family, in: Name.gateways(family)),
+                .ports(forward.transport, forward.port...forward.port),
+                then: .translate(to: forward.host, port: forward.hostPort),
+                comment: "new: a forwarded port of the router's")
+        }
+        return rules.isEmpty ? [] : [Chain(name: "port-forwards", hook: .destinationTranslation, rules: rules)]
+    }
+
+    private static func clamping(_ policy: Policy) -> [Chain] {
+        guard policy.clampsMSS else { return [] }
+        let rules = [Match.input(in: Name.vlans), .output(in: Name.vlans)].map {
+            Rule($0, .tcpBeginning, then: .clampMSS, comment: "segments that fit through the way they take")
+        }
+        return [Chain(name: "mss-clamp", hook: .mangle, rules: rules)]
+    }
+
+    /// No chain where there is nothing to translate, because a nat chain costs every connection a look-up.
+    private static func translation(_ policy: Policy) -> [Chain] {
+        let toUplink = policy.uplinks.isEmpty ? Match.outputNot(in: Name.vlans) : .output(in: Name.uplinks)
+        var rules: [Rule] = []
+        for (family, mode) in [(IPFamily.v4, policy.masquerade), (.v6, policy.masqueradeIPv6)] {
+            if mode.isBetweenVLANs {
+                rules.append(
+                    Rule(
+                        .family(family), .output(in: Name.vlans), then: .masquerade,
+                        comment: "into a VLAN: seen as its gateway"))
             }
+            if mode == .uplink || mode == .all {
+                rules.append(
+                    Rule(
+                        .family(family), .input(in: Name.vlans), toUplink, then: .masquerade,
+                        comment: "out of the VLANs: seen as this router"))
+            }
+        }
+        if !policy.portForwards.isEmpty {
+            // The answer would otherwise go straight to a host of the same VLAN, which has asked the router.
+            rules.append(
+                Rule(
+                    .destinationTranslated, .input(in: Name.vlans), .output(in: Name.vlans), then: .masquerade,
+                    comment: "from a VLAN to a forwarded port: seen as its gateway"))
+        }
         return rules.isEmpty ? [] : [Chain(name: "postrouting", hook: .postrouting, rules: rules)]
     }
 
     /// The number of rules in all chains.
     public var ruleCount: Int { chains.reduce(0) { $0 + $1.rules.count } }
+}
+
+extension IPFamily {
+    /// 4 or 6.
+    var number: Int { self == .v4 ? 4 : 6 }
 }
 
 /// What a rule sees, in the words that all formats use.
@@ -197,6 +300,7 @@ enum Reason {
     static let noBeginning = "belongs to a connection that is denied the other way"
     static let fromVLAN = "new: from a VLAN"
     static let forwardedPort = "new: from outside to a forwarded port"
+    static let noZone = "to or from an interface that is neither a gateway nor an uplink"
     static let outside = "new: from outside into a VLAN"
 }
 
@@ -205,7 +309,11 @@ extension Ruleset.Hook {
     public var words: (type: String, hook: String, priority: String, number: Int) {
         switch self {
         case .raw: ("filter", "prerouting", "raw", -300)
+        case .destinationTranslation: ("nat", "prerouting", "dstnat", -100)
+        case .input: ("filter", "input", "filter", 0)
+        case .mangle: ("filter", "forward", "mangle", -150)
         case .forward: ("filter", "forward", "filter", 0)
+        case .output: ("filter", "output", "filter", 0)
         case .postrouting: ("nat", "postrouting", "srcnat", 100)
         }
     }

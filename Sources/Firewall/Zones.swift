@@ -139,6 +139,17 @@ public struct ZoneMatrix: Hashable, Sendable, Codable {
         cells[Pair(from: from, to: to)] ?? Self.unsaid(from: from, to: to)
     }
 
+    /// The same, its address sets ascending and without blocks that lie in others: those add nothing, and the kernel takes none.
+    public func normalized() -> ZoneMatrix {
+        var result = self
+        result.addressSets = addressSets.mapValues { blocks in
+            blocks.sorted().reduce(into: []) { kept, block in
+                if kept.last?.overlaps(block) != true { kept.append(block) }
+            }
+        }
+        return result
+    }
+
     static func unsaid(from: Zone, to: Zone) -> Treatment { from == .uplink && to.hasVLANs ? .drop : .accept }
 
     /// The row of `isolated`: hosts reach the uplink; of the router they reach addresses (DHCP), names (DNS) and echoes; nobody else, not even

@@ -2,6 +2,7 @@ import CLinux
 import CMnl
 import CNftnl
 import Firewall
+import Packets
 
 /// One nftables transaction, written as nft would write it: the kernel's copy then lists the same.
 struct NftablesBatch {
@@ -36,6 +37,7 @@ struct NftablesBatch {
         add(table: Ruleset.table, NFT_MSG_NEWTABLE, .inet, "add \(table)")
         for chain in ruleset.chains { add(chain) }
         for set in ruleset.sets { add(set.name, set.elements) }
+        for set in ruleset.addressSets { add(set) }
         for map in ruleset.maps { add(map) }
         for chain in ruleset.chains {
             for rule in chain.rules { add(rule, to: chain.name) }
@@ -58,8 +60,8 @@ struct NftablesBatch {
 
 extension NftablesBatch {
     /// Room for any message here, in octets. libnftnl and libmnl do not check: names and comments come from a `Ruleset`
-    /// (15 and 127 octets at most) or are 255 octets at most (`NftablesSelection.canExist`), rules have ten expressions of
-    /// less than 100 octets, and elements are counted (`elementsPerMessage`).
+    /// (15 and 127 octets at most) or are 255 octets at most (`NftablesSelection.canExist`), rules have twenty expressions of
+    /// less than 200 octets, and elements are counted (`elementsPerMessage`).
     fileprivate static let messageRoom = 1 << 16
 
     /// Builds one message in a scratch buffer of `messageRoom` octets.
@@ -121,14 +123,19 @@ extension NftablesBatch {
         defer { unsafe nftnl_rule_free(object) }
         unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_TABLE.rawValue), Ruleset.table)
         unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_CHAIN.rawValue), chain)
+        var isOfFamily = false
         for match in rule.matches {
             // A set without a name comes before the rule that it belongs to.
-            if case .routed(let interfaces) = match {
-                add(
-                    Self.namelessSet, interfaces, type: NftType.string,
-                    flags: NFT_SET_ANONYMOUS.rawValue | NFT_SET_CONSTANT.rawValue)
+            let constant = NFT_SET_ANONYMOUS.rawValue | NFT_SET_CONSTANT.rawValue
+            switch match {
+            case .routed(let interfaces): add(Self.namelessSet, interfaces, type: NftType.string, flags: constant)
+            case .transport(.icmp):
+                add(Self.namelessSet, octets: [1, 58], type: NftType.protocolNumber, flags: constant)
+            case .icmpv6(let types): add(Self.namelessSet, octets: types, type: NftType.icmpv6Type, flags: constant)
+            default: break
             }
-            unsafe add(match, to: object)
+            unsafe add(match, to: object, isOfFamily: isOfFamily)
+            isOfFamily = isOfFamily || match.isOfOneFamily
         }
         // The kernel counts from what an absent attribute means: zero.
         unsafe nftnl_rule_add_expr(object, expression("counter"))
@@ -150,15 +157,22 @@ extension NftablesBatch {
 private enum NftType {
     /// What nft takes an interface's name from the routing table for.
     static let string: UInt32 = 5
+    static let ipv4Address: UInt32 = 7
+    static let ipv6Address: UInt32 = 8
+    static let protocolNumber: UInt32 = 12
+    static let icmpv6Type: UInt32 = 29
     static let interfaceName: UInt32 = 41
     /// Six bits for each part.
-    static let pairOfInterfaceNames: UInt32 = interfaceName << 6 | interfaceName
+    static func interfaceNames(_ count: Int) -> UInt32 {
+        (0..<count).reduce(0) { type, _ in type << 6 | interfaceName }
+    }
 }
 
 /// A set's userdata in nft, which the kernel only stores too.
 private enum ByteOrder {
     static let unknown: UInt32 = 0
     static let host: UInt32 = 1
+    static let network: UInt32 = 2
 }
 
 /// A key's part is a whole number of 32-bit registers; an interface name is padded with zeros.
@@ -184,14 +198,51 @@ extension NftablesBatch {
         }
     }
 
-    fileprivate mutating func add(_ map: Ruleset.VerdictMap) {
+    /// - Parameter flags: NFT_SET_ values.
+    fileprivate mutating func add(_ name: String, octets: [UInt8], type: UInt32, flags: UInt32) {
         add(
-            map.name, keyType: NftType.pairOfInterfaceNames, keyLength: 2 * UInt32(IFNAMSIZ),
+            name, keyType: type, keyLength: 1, flags: flags,
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.unknown.nativeBytes))
+        unsafe addElements(octets, to: name) { element, octet in
+            unsafe nftnl_set_elem_set(element, UInt16(NFTNL_SET_ELEM_KEY), [octet], 1)
+        }
+    }
+
+    /// A block is two elements: its first address, and the first one behind it with a flag.
+    fileprivate mutating func add(_ set: Ruleset.AddressSet) {
+        add(
+            set.name, keyType: set.family == .v4 ? NftType.ipv4Address : NftType.ipv6Address,
+            keyLength: UInt32(set.family.width / 8), flags: NFT_SET_INTERVAL.rawValue,
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.network.nativeBytes))
+        var ends: [(key: [UInt8], isEnd: Bool)] = []
+        // As nft does: what is before the first block begins with the end of none.
+        if let first = set.elements.first?.network.octets, first.contains(where: { $0 != 0 }) {
+            ends.append(([UInt8](repeating: 0, count: first.count), true))
+        }
+        for block in set.elements {
+            ends.append((block.network.octets, false))
+            // The last block may have nothing behind it.
+            if let next = block.next { ends.append((next.octets, true)) }
+        }
+        unsafe addElements(ends, to: set.name) { element, end in
+            unsafe nftnl_set_elem_set(element, UInt16(NFTNL_SET_ELEM_KEY), end.key, UInt32(end.key.count))
+            if end.isEnd {
+                unsafe nftnl_set_elem_set_u32(
+                    element, UInt16(NFTNL_SET_ELEM_FLAGS), NFT_SET_ELEM_INTERVAL_END.rawValue)
+            }
+        }
+    }
+
+    fileprivate mutating func add(_ map: Ruleset.VerdictMap) {
+        // What nft makes of a key of one part, and of several.
+        let order = map.keyParts == 1 ? ByteOrder.host : ByteOrder.unknown
+        add(
+            map.name, keyType: NftType.interfaceNames(map.keyParts), keyLength: UInt32(map.keyParts) * UInt32(IFNAMSIZ),
             flags: NFT_SET_MAP.rawValue,
-            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), ByteOrder.unknown.nativeBytes)
+            userdata: userdata(UInt8(NFTNL_UDATA_SET_KEYBYTEORDER.rawValue), order.nativeBytes)
                 + userdata(UInt8(NFTNL_UDATA_SET_DATABYTEORDER.rawValue), ByteOrder.unknown.nativeBytes))
         unsafe addElements(map.elements, to: map.name) { object, element in
-            let key = interfaceKey(element.pair.from) + interfaceKey(element.pair.to)
+            let key = element.key.flatMap(interfaceKey)
             unsafe nftnl_set_elem_set(object, UInt16(NFTNL_SET_ELEM_KEY), key, UInt32(key.count))
             unsafe nftnl_set_elem_set_u32(object, UInt16(NFTNL_SET_ELEM_VERDICT), element.verdict.code)
             if let chain = element.verdict.chain {
@@ -259,22 +310,68 @@ private let firstRegister = UInt32(NFT_REG_1.rawValue)
 private let secondRegister = UInt32(NFT_REG_2.rawValue)
 
 extension NftablesBatch {
-    fileprivate func add(_ match: Ruleset.Match, to rule: OpaquePointer) {
+    /// - Parameter isOfFamily: other families did not match before.
+    fileprivate func add(_ match: Ruleset.Match, to rule: OpaquePointer, isOfFamily: Bool) {
         switch match {
-        case .ipv4:
-            unsafe load(meta: NFT_META_NFPROTO, into: firstRegister, rule)
-            unsafe compare(NFT_CMP_EQ, [Nftables.Family.ip.rawValue], rule)
+        case .family(let family):
+            unsafe require(family, rule)
         case .input(in: let set):
             unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
             unsafe look(up: set, rule)
+        case .inputNot(in: let set):
+            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
+            unsafe look(up: set, rule, negated: true)
+        case .inputNotLoopback:
+            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
+            unsafe compare(NFT_CMP_NEQ, interfaceKey("lo"), rule)
         case .output(in: let set):
             unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
             unsafe look(up: set, rule)
         case .outputNot(in: let set):
             unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
             unsafe look(up: set, rule, negated: true)
+        case .outputNotLoopback:
+            unsafe load(meta: NFT_META_OIFNAME, into: firstRegister, rule)
+            unsafe compare(NFT_CMP_NEQ, interfaceKey("lo"), rule)
         case .routed:
-            unsafe loadRoutedInterface(rule)
+            unsafe load(route: NFT_FIB_RESULT_OIFNAME, NFTA_FIB_F_DADDR.rawValue, rule)
+            unsafe look(up: Self.namelessSet, rule)
+        case .toThisHost:
+            unsafe load(route: NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR.rawValue, rule)
+            unsafe compare(NFT_CMP_EQ, UInt32(RTN_LOCAL).nativeBytes, rule)
+        case .toInputInterface:
+            unsafe load(route: NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR.rawValue | NFTA_FIB_F_IIF.rawValue, rule)
+            unsafe compare(NFT_CMP_EQ, UInt32(RTN_LOCAL).nativeBytes, rule)
+        case .address(let side, let family, in: let set):
+            // nft asks once.
+            if !isOfFamily { unsafe require(family, rule) }
+            unsafe load(side, family, rule)
+            unsafe look(up: set, rule)
+        case .addressNot(let side, let family, in: let set):
+            if !isOfFamily { unsafe require(family, rule) }
+            unsafe load(side, family, rule)
+            unsafe look(up: set, rule, negated: true)
+        case .transport(.any): break
+        case .transport(.icmp):
+            unsafe load(meta: NFT_META_L4PROTO, into: firstRegister, rule)
+            unsafe look(up: Self.namelessSet, rule)
+        case .transport(let transport):
+            unsafe require(transport, rule)
+        case .ports(let transport, let ports):
+            unsafe require(transport, rule)
+            // RFC 9293 §3.1 and RFC 768: the destination's is the second pair of octets of either header.
+            unsafe load(NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, count: 2, rule)
+            if ports.count == 1 {
+                unsafe compare(NFT_CMP_EQ, ports.lowerBound.bigEndian.nativeBytes, rule)
+            } else {
+                unsafe compare(NFT_CMP_GTE, ports.lowerBound.bigEndian.nativeBytes, rule)
+                unsafe compare(NFT_CMP_LTE, ports.upperBound.bigEndian.nativeBytes, rule)
+            }
+        case .icmpv6:
+            unsafe require(.v6, rule)
+            unsafe load(meta: NFT_META_L4PROTO, into: firstRegister, rule)
+            unsafe compare(NFT_CMP_EQ, [58], rule)
+            unsafe load(NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, count: 1, rule)
             unsafe look(up: Self.namelessSet, rule)
         case .state(let states):
             unsafe load(connection: NFT_CT_STATE, rule)
@@ -284,12 +381,19 @@ extension NftablesBatch {
             // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
             unsafe testBits(1 << 5, rule)
         case .tcpWithoutSYN:
-            unsafe load(meta: NFT_META_L4PROTO, into: firstRegister, rule)
-            unsafe compare(NFT_CMP_EQ, [6], rule)
-            // RFC 9293 §3.1: SYN is bit 1 of the octet with the control bits.
-            unsafe loadTransport(offset: 13, count: 1, rule)
-            unsafe mask([1 << 1], rule)
+            unsafe loadFlags(of: .syn, rule)
             unsafe compare(NFT_CMP_EQ, [0], rule)
+        case .tcpBeginning:
+            unsafe loadFlags(of: [.syn, .rst], rule)
+            unsafe compare(NFT_CMP_EQ, [TCPHeader.Flags.syn.rawValue], rule)
+        case .limit(let rate, let burst):
+            let limit = unsafe expression("limit")
+            unsafe nftnl_expr_set_u64(limit, UInt16(NFTNL_EXPR_LIMIT_RATE), UInt64(rate))
+            unsafe nftnl_expr_set_u64(limit, UInt16(NFTNL_EXPR_LIMIT_UNIT), 1)
+            unsafe nftnl_expr_set_u32(limit, UInt16(NFTNL_EXPR_LIMIT_BURST), burst)
+            unsafe nftnl_expr_set_u32(limit, UInt16(NFTNL_EXPR_LIMIT_TYPE), UInt32(NFT_LIMIT_PKTS.rawValue))
+            unsafe nftnl_expr_set_u32(limit, UInt16(NFTNL_EXPR_LIMIT_FLAGS), 0)
+            unsafe nftnl_rule_add_expr(rule, limit)
         }
     }
 
@@ -303,15 +407,97 @@ extension NftablesBatch {
                 unsafe nftnl_expr_set_str(immediate, UInt16(NFTNL_EXPR_IMM_CHAIN), chain)
             }
             unsafe nftnl_rule_add_expr(rule, immediate)
-        case .verdictMap(let map):
-            unsafe load(meta: NFT_META_IIFNAME, into: firstRegister, rule)
-            unsafe load(meta: NFT_META_OIFNAME, into: secondRegister, rule)
+        case .verdictMap(let keys, let map):
+            for (key, register) in zip(keys, [firstRegister, secondRegister]) {
+                unsafe load(meta: key == .input ? NFT_META_IIFNAME : NFT_META_OIFNAME, into: register, rule)
+            }
             unsafe look(up: map, rule, verdict: true)
+        case .reject(let rejection):
+            let reject = unsafe expression("reject")
+            let (type, code) =
+                switch rejection {
+                case .reset: (NFT_REJECT_TCP_RST.rawValue, UInt8(0))
+                case .prohibited: (NFT_REJECT_ICMPX_UNREACH.rawValue, UInt8(NFT_REJECT_ICMPX_ADMIN_PROHIBITED.rawValue))
+                }
+            unsafe nftnl_expr_set_u32(reject, UInt16(NFTNL_EXPR_REJECT_TYPE), type)
+            unsafe nftnl_expr_set_u8(reject, UInt16(NFTNL_EXPR_REJECT_CODE), code)
+            unsafe nftnl_rule_add_expr(rule, reject)
+        case .log(let prefix):
+            let log = unsafe expression("log")
+            unsafe nftnl_expr_set_str(log, UInt16(NFTNL_EXPR_LOG_PREFIX), prefix)
+            unsafe nftnl_rule_add_expr(rule, log)
         case .notrack:
             unsafe nftnl_rule_add_expr(rule, expression("notrack"))
         case .masquerade:
             unsafe nftnl_rule_add_expr(rule, expression("masq"))
+        case .translate(to: let address, let port):
+            unsafe set(firstRegister, address.octets, rule)
+            unsafe set(secondRegister, port.bigEndian.nativeBytes, rule)
+            let nat = unsafe expression("nat")
+            unsafe nftnl_expr_set_u32(nat, UInt16(NFTNL_EXPR_NAT_TYPE), NFT_NAT_DNAT.rawValue)
+            unsafe nftnl_expr_set_u32(
+                nat, UInt16(NFTNL_EXPR_NAT_FAMILY), UInt32((address.isV4 ? Nftables.Family.ip : .ip6).rawValue))
+            unsafe nftnl_expr_set_u32(nat, UInt16(NFTNL_EXPR_NAT_REG_ADDR_MIN), firstRegister)
+            unsafe nftnl_expr_set_u32(nat, UInt16(NFTNL_EXPR_NAT_REG_PROTO_MIN), secondRegister)
+            // NF_NAT_RANGE_PROTO_SPECIFIED of linux/netfilter/nf_nat.h: what nft sets where there is a port.
+            unsafe nftnl_expr_set_u32(nat, UInt16(NFTNL_EXPR_NAT_FLAGS), 1 << 1)
+            unsafe nftnl_rule_add_expr(rule, nat)
+        case .clampMSS:
+            let size = unsafe expression("rt")
+            unsafe nftnl_expr_set_u32(size, UInt16(NFTNL_EXPR_RT_KEY), NFT_RT_TCPMSS.rawValue)
+            unsafe nftnl_expr_set_u32(size, UInt16(NFTNL_EXPR_RT_DREG), firstRegister)
+            unsafe nftnl_rule_add_expr(rule, size)
+            let order = unsafe expression("byteorder")
+            unsafe nftnl_expr_set_u32(order, UInt16(NFTNL_EXPR_BYTEORDER_SREG), firstRegister)
+            unsafe nftnl_expr_set_u32(order, UInt16(NFTNL_EXPR_BYTEORDER_DREG), firstRegister)
+            unsafe nftnl_expr_set_u32(order, UInt16(NFTNL_EXPR_BYTEORDER_OP), NFT_BYTEORDER_HTON.rawValue)
+            unsafe nftnl_expr_set_u32(order, UInt16(NFTNL_EXPR_BYTEORDER_LEN), 2)
+            unsafe nftnl_expr_set_u32(order, UInt16(NFTNL_EXPR_BYTEORDER_SIZE), 2)
+            unsafe nftnl_rule_add_expr(rule, order)
+            // RFC 9293 §3.2: option 2, its value behind kind and length. The kernel writes a smaller value only.
+            let option = unsafe expression("exthdr")
+            unsafe nftnl_expr_set_u8(option, UInt16(NFTNL_EXPR_EXTHDR_TYPE), 2)
+            unsafe nftnl_expr_set_u32(option, UInt16(NFTNL_EXPR_EXTHDR_OFFSET), 2)
+            unsafe nftnl_expr_set_u32(option, UInt16(NFTNL_EXPR_EXTHDR_LEN), 2)
+            unsafe nftnl_expr_set_u32(option, UInt16(NFTNL_EXPR_EXTHDR_OP), NFT_EXTHDR_OP_TCPOPT.rawValue)
+            unsafe nftnl_expr_set_u32(option, UInt16(NFTNL_EXPR_EXTHDR_SREG), firstRegister)
+            unsafe nftnl_rule_add_expr(rule, option)
         }
+    }
+
+    /// Other families do not match.
+    private func require(_ family: IPFamily, _ rule: OpaquePointer) {
+        unsafe load(meta: NFT_META_NFPROTO, into: firstRegister, rule)
+        unsafe compare(NFT_CMP_EQ, [(family == .v4 ? Nftables.Family.ip : .ip6).rawValue], rule)
+    }
+
+    /// - Parameter transport: TCP or UDP.
+    private func require(_ transport: Service.Transport, _ rule: OpaquePointer) {
+        unsafe load(meta: NFT_META_L4PROTO, into: firstRegister, rule)
+        unsafe compare(NFT_CMP_EQ, [transport == .tcp ? 6 : 17], rule)
+    }
+
+    /// An address of IP's header (RFC 791 §3.1, RFC 8200 §3).
+    private func load(_ side: Ruleset.Side, _ family: IPFamily, _ rule: OpaquePointer) {
+        let count = UInt32(family.width / 8)
+        let source: UInt32 = family == .v4 ? 12 : 8
+        unsafe load(
+            NFT_PAYLOAD_NETWORK_HEADER, offset: side == .source ? source : source + count, count: count, rule)
+    }
+
+    /// Those of TCP's control bits, and zero for the others.
+    private func loadFlags(of flags: TCPHeader.Flags, _ rule: OpaquePointer) {
+        unsafe require(.tcp, rule)
+        // RFC 9293 §3.1.
+        unsafe load(NFT_PAYLOAD_TRANSPORT_HEADER, offset: 13, count: 1, rule)
+        unsafe mask([flags.rawValue], rule)
+    }
+
+    private func set(_ register: UInt32, _ data: [UInt8], _ rule: OpaquePointer) {
+        let immediate = unsafe expression("immediate")
+        unsafe nftnl_expr_set_u32(immediate, UInt16(NFTNL_EXPR_IMM_DREG), register)
+        unsafe nftnl_expr_set(immediate, UInt16(NFTNL_EXPR_IMM_DATA), data, UInt32(data.count))
+        unsafe nftnl_rule_add_expr(rule, immediate)
     }
 
     private func load(meta key: nft_meta_keys, into register: UInt32, _ rule: OpaquePointer) {
@@ -321,22 +507,22 @@ extension NftablesBatch {
         unsafe nftnl_rule_add_expr(rule, meta)
     }
 
-    /// Octets of the header behind IP's.
-    private func loadTransport(offset: UInt32, count: UInt32, _ rule: OpaquePointer) {
+    private func load(_ base: nft_payload_bases, offset: UInt32, count: UInt32, _ rule: OpaquePointer) {
         let payload = unsafe expression("payload")
         unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_DREG), firstRegister)
-        unsafe nftnl_expr_set_u32(
-            payload, UInt16(NFTNL_EXPR_PAYLOAD_BASE), UInt32(NFT_PAYLOAD_TRANSPORT_HEADER.rawValue))
+        unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_BASE), UInt32(base.rawValue))
         unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_OFFSET), offset)
         unsafe nftnl_expr_set_u32(payload, UInt16(NFTNL_EXPR_PAYLOAD_LEN), count)
         unsafe nftnl_rule_add_expr(rule, payload)
     }
 
-    /// The name of the interface that the route to the destination leads to; none where it leads to this host.
-    private func loadRoutedInterface(_ rule: OpaquePointer) {
+    /// What the routing table says: the name of an interface (none where a route leads to this host), or what kind of address it is.
+    ///
+    /// - Parameter flags: of what. NFTA_FIB_F_ values.
+    private func load(route result: nft_fib_result, _ flags: UInt32, _ rule: OpaquePointer) {
         let fib = unsafe expression("fib")
-        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_RESULT), NFT_FIB_RESULT_OIFNAME.rawValue)
-        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_FLAGS), NFTA_FIB_F_DADDR.rawValue)
+        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_RESULT), result.rawValue)
+        unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_FLAGS), flags)
         unsafe nftnl_expr_set_u32(fib, UInt16(NFTNL_EXPR_FIB_DREG), firstRegister)
         unsafe nftnl_rule_add_expr(rule, fib)
     }
@@ -411,12 +597,23 @@ extension Ruleset.Verdict {
     fileprivate var chain: String? { if case .goto(let chain) = self { chain } else { nil } }
 }
 
+extension Ruleset.Match {
+    fileprivate var isOfOneFamily: Bool {
+        switch self {
+        case .family, .address, .addressNot, .icmpv6: true
+        default: false
+        }
+    }
+}
+
 extension Ruleset.Hook {
     /// NF_INET_* of linux/netfilter.h.
     fileprivate var number: UInt32 {
         switch self {
-        case .raw: 0
-        case .forward: 2
+        case .raw, .destinationTranslation: 0
+        case .input: 1
+        case .forward, .mangle: 2
+        case .output: 3
         case .postrouting: 4
         }
     }

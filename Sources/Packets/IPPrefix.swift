@@ -21,8 +21,32 @@ public struct IPPrefix: Hashable, Sendable, CustomStringConvertible {
         address.family == family && IPPrefix(address, length: length).network == network
     }
 
+    /// The address behind the last one; nil: there is none.
+    public var next: IPAddress? {
+        switch network {
+        case .v4(let v4):
+            let (next, overflow) = (v4.rawValue | hostMask(length, UInt32.self)).addingReportingOverflow(1)
+            return overflow ? nil : .v4(IPv4Address(next))
+        case .v6(let v6):
+            let (next, overflow) = (v6.rawValue | hostMask(length, UInt128.self)).addingReportingOverflow(1)
+            return overflow ? nil : .v6(IPv6Address(next))
+        }
+    }
+
     public func overlaps(_ other: IPPrefix) -> Bool {
         length <= other.length ? contains(other.network) : other.contains(network)
+    }
+}
+
+extension IPPrefix: Comparable {
+    /// By family, then by first address; of blocks with the same one the largest comes first.
+    public static func < (left: IPPrefix, right: IPPrefix) -> Bool {
+        switch (left.network, right.network) {
+        case (.v4(let a), .v4(let b)): (a.rawValue, left.length) < (b.rawValue, right.length)
+        case (.v6(let a), .v6(let b)): (a.rawValue, left.length) < (b.rawValue, right.length)
+        case (.v4, .v6): true
+        case (.v6, .v4): false
+        }
     }
 }
 

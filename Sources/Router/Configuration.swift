@@ -142,33 +142,19 @@ public struct Configuration: Hashable, Sendable, Codable {
         return name.utf8.count <= longestInterfaceName ? name : "vlan\(id)"
     }
 
-    /// Nobody is to believe that something is kept out, or let in, that is not: what can be written down but does not become rules yet is
-    /// refused wherever it would be applied.
-    public func requireEffect() throws(Failure) {
-        let parts = [
-            (uplinks.isEmpty, "uplink"), (masqueradeIPv6 == .none, "masquerade-ipv6"),
-            (matrix == ZoneMatrix(), "policy"), (portForwards.isEmpty, "port-forwards"), (!clampsMSS, "mss-clamp"),
-        ].filter { !$0.0 }.map(\.1)
-        guard !parts.isEmpty else { return }
-        throw Failure(
-            .usage, "this version can read, but not apply: \(parts.joined(separator: ", "))",
-            remedy:
-                "leave it out of the configuration; between two VLANs there is 'deny', and other nftables tables are honoured"
-        )
-    }
-
     /// What the firewall needs to know of this.
     public func policy() throws(Failure) -> Policy {
         let gateways = vlans.map {
             Policy.Gateway(
                 interface: $0.name ?? Self.interfaceName($0.id, on: parent(of: $0)), vlan: $0.id,
-                prefixes: $0.addresses.map(\.prefix))
+                addresses: $0.addresses, zone: $0.zone)
         }
         do {
             return try Policy(
                 gateways: gateways, masquerade: masquerade,
                 denied: denied.map { Policy.Pair(from: interfaceName($0.from), to: interfaceName($0.to)) },
-                isUntracked: fastPath != nil)
+                isUntracked: fastPath != nil, uplinks: uplinks, masqueradeIPv6: masqueradeIPv6, matrix: matrix,
+                portForwards: portForwards, clampsMSS: clampsMSS)
         } catch {
             throw Failure(.usage, "\(error)", remedy: "rename \(parent): ip link set dev \(parent) name NAME")
         }

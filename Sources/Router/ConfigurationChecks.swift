@@ -72,21 +72,9 @@ extension Configuration {
             if vlan.parent == parent { result.vlans[index].parent = nil }
             if vlan.name == defaultName(of: vlan) { result.vlans[index].name = nil }
         }
-        // What lies in another block of its set adds nothing, and the kernel takes no blocks that overlap.
-        result.matrix.addressSets = matrix.addressSets.mapValues { blocks in
-            blocks.sorted(by: areInOrder).reduce(into: []) { kept, block in
-                if kept.last?.overlaps(block) != true { kept.append(block) }
-            }
-        }
+        result.matrix = matrix.normalized()
         return result
     }
-}
-
-/// By family, then by first address; the larger block first.
-private func areInOrder(_ left: IPPrefix, _ right: IPPrefix) -> Bool {
-    let (a, b) = (left.network.octets, right.network.octets)
-    if a.count != b.count { return a.count < b.count }
-    return a == b ? left.length < right.length : a.lexicographicallyPrecedes(b)
 }
 
 private struct Checks {
@@ -228,7 +216,7 @@ private struct Checks {
             }
         }
         // In order, a block that overlaps another one follows one that contains it.
-        blocks.sort { areInOrder($0.prefix, $1.prefix) }
+        blocks.sort { $0.prefix < $1.prefix }
         var outer: (prefix: IPPrefix, id: VLANID, index: Int)?
         for block in blocks {
             if let outer, outer.prefix.overlaps(block.prefix) {

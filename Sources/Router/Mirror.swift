@@ -10,6 +10,7 @@ struct Mirror: ~Copyable {
     private var monitor: KernelMonitor
     private var builder = SnapshotBuilder(gateways: [])
     private var basis = Basis()
+    private var policy: (of: Configuration, untracked: Set<String>)?
     /// Whether the filter has been told of prefixes: only where routes lead through routers in the VLANs.
     private var hasPrefixes = false
     /// The destination decides until a moment after it no longer does: workers have frames that were given to them for that.
@@ -58,6 +59,8 @@ struct Mirror: ~Copyable {
         var gateways: [Snapshot.Gateway] = []
         /// By the index of the gateway's interface.
         var vlans: [UInt32: VLANID] = [:]
+        /// Those between which the rules track no connections.
+        var untracked: Set<VLANID> = []
         var families: Set<IPFamily> = []
     }
 
@@ -74,7 +77,11 @@ struct Mirror: ~Copyable {
         try monitor.update()
         let changes = monitor.takeChanges()
         guard monitor.tables.links[state.parentIndex] != nil else { return nil }
-        let now = Basis(state, monitor.tables)
+        if policy?.of != state.configuration {
+            // It was valid when it was applied.
+            policy = (state.configuration, Set((try? state.configuration.policy())?.untracked ?? []))
+        }
+        let now = Basis(state, untracked: policy?.untracked ?? [], monitor.tables)
         var prefixes = changes.prefixes.map { ($0, set($0)) }
         let revision = builder.revision
         var isRenumbered = false
@@ -141,9 +148,7 @@ struct Mirror: ~Copyable {
     /// What the snapshot forwards for certain.
     private func contents(_ snapshot: Snapshot, _ state: State) -> Ownership.Contents {
         var contents = Ownership.Contents()
-        // As the rules have it: see Policy.untracked.
-        let vlans = Set(basis.gateways.map(\.vlan)).subtracting(
-            state.configuration.denied.flatMap { [$0.from, $0.to] })
+        let vlans = basis.untracked
         for gateway in basis.gateways where vlans.contains(gateway.vlan) {
             contents.ingress[gateway.vlan] = Ownership.Ingress(
                 mtu: gateway.mtu, checksSource: gateway.sourceCheck != .none)
@@ -179,7 +184,7 @@ struct Mirror: ~Copyable {
 }
 
 extension Mirror.Basis {
-    fileprivate init(_ state: State, _ tables: KernelTables) {
+    fileprivate init(_ state: State, untracked: Set<String>, _ tables: KernelTables) {
         let configuration = state.configuration
         let named = Dictionary(tables.links.values.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         let trunk = tables.links[state.parentIndex]
@@ -189,6 +194,7 @@ extension Mirror.Basis {
                 let mac = link.macAddress, mac == trunk?.macAddress
             else { continue }
             vlans[link.index] = vlan.id
+            if untracked.contains(link.name) { self.untracked.insert(vlan.id) }
             // The stricter of the interface's own and that of all (ip-sysctl, rp_filter).
             let checks = [NetworkSettings.Scope.link(link.index), .all].map {
                 tables.settings[.init(.v4, $0)]?.reversePathFilter ?? 0

@@ -26,10 +26,8 @@ struct Obstacles {
         var result = Obstacles()
         var reasons: [String] = []
         if state.phase != .applied { reasons.append("a change is under way") }
-        if configuration.masquerade.isBetweenVLANs {
-            result.ofStateless.append(
-                "masquerade \(configuration.masquerade.rawValue): what passes between VLANs is translated")
-        }
+        // It was valid when it was applied.
+        result.ofStateless = (try? configuration.policy())?.reasonsToTrack ?? []
         if configuration.usesIPv4, try Sysctl("net/ipv4/ip_forward").read() != "1" {
             reasons.append("the host does not forward (net.ipv4.ip_forward)")
         }

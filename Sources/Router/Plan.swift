@@ -115,12 +115,12 @@ struct Planner {
             }
         }
         planFastPath()
-        endSessions()
+        try endSessions()
     }
 
     /// The last of all: a session that has ended cannot be put back.
-    private mutating func endSessions() {
-        guard let wanted, let sessions = EndedSessions(from: state.applied, to: wanted, on: host) else { return }
+    private mutating func endSessions() throws(Failure) {
+        guard let wanted, let sessions = try EndedSessions(from: state.applied, to: wanted, on: host) else { return }
         switch host.sessions {
         case .listed(let connections): actions.append(.endSessions(sessions.seeing(connections)))
         case .notPermitted: actions.append(.endSessions(sessions))

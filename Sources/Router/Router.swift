@@ -130,7 +130,6 @@ public struct Router {
     private func plan(
         _ configuration: Configuration, _ driver: Driver?, _ file: StateFile
     ) throws(Failure) -> (state: State?, plan: Plan, outcome: Outcome) {
-        try configuration.requireEffect()
         let state = try file.load()
         if let inUse = state?.driver, let driver, driver != inUse {
             throw Failure(
@@ -146,7 +145,7 @@ public struct Router {
         if configuration.fastPath != nil { try FastPath.check() }
         let start = state ?? file.empty(configuration, driver: chosen)
         var host = try read(for: start, configuration)
-        if !EndedSessions.newlyDenied(from: start.applied, to: configuration).isEmpty {
+        if EndedSessions.mayEnd(from: start.applied, to: configuration) {
             host.sessions = Host.readSessions()
         }
         let plan = try Plan(from: start, on: host, to: configuration)

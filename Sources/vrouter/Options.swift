@@ -82,8 +82,7 @@ struct RoutingOptions: ParsableArguments {
     @Option(
         name: .customLong("zone"), parsing: .singleValue,
         help: ArgumentHelp(
-            "The zone that a VLAN is in, for --policy. Default: vlans. Can be repeated.", valueName: "id=name",
-            visibility: .hidden))
+            "The zone that a VLAN is in, for --policy. Default: vlans. Can be repeated.", valueName: "id=name"))
     var zones: [String] = []
 
     @Option(
@@ -93,28 +92,27 @@ struct RoutingOptions: ParsableArguments {
             How new connections from one zone to another are treated: 'accept', 'drop', 'reject', or the services that are accepted, \
             such as tcp/443+udp/53+icmp. Zones are those of --zone, 'vlans' for VLANs without, 'uplink' for the outside, and 'self' for \
             the router. Or ZONE=isolated: its hosts reach the outside, and no other host. Can be repeated.
-            """, valueName: "from:to=treatment", visibility: .hidden))
+            """, valueName: "from:to=treatment"))
     var policies: [String] = []
 
     @Option(
         name: .customLong("uplink"), parsing: .singleValue,
         help: ArgumentHelp(
             "An interface behind which the outside is. Default: all that are no gateways. Can be repeated.",
-            valueName: "interface", visibility: .hidden))
+            valueName: "interface"))
     var uplinks: [String] = []
 
     @Option(
         name: .customLong("masquerade-ipv6"),
         help: ArgumentHelp(
-            "The same as --masquerade, for IPv6. Default: none.", valueName: "vlans|uplink|all|none",
-            visibility: .hidden))
+            "The same as --masquerade, for IPv6. Default: none.", valueName: "vlans|uplink|all|none"))
     var masqueradeIPv6: Policy.Masquerade?
 
     @Option(
         name: .customLong("port-forward"), parsing: .singleValue,
         help: ArgumentHelp(
             "A port of the router's that leads to a host in a VLAN, for example tcp/8080=172.16.20.10:80. Can be repeated.",
-            valueName: "protocol/port=host:port", visibility: .hidden))
+            valueName: "protocol/port=host:port"))
     var portForwards: [String] = []
 
     @Option(
@@ -126,7 +124,7 @@ struct RoutingOptions: ParsableArguments {
 
     @Flag(
         name: .customLong("mss-clamp"),
-        help: ArgumentHelp("Tell TCP connections that begin of a smaller MTU on their way.", visibility: .hidden))
+        help: "Tell TCP connections that begin of a smaller MTU on their way.")
     var clampsMSS = false
 
     /// Whether any of these is given.
@@ -136,8 +134,7 @@ struct RoutingOptions: ParsableArguments {
     private var firstOption: String? {
         let lists = [
             ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--trunk", trunks), ("--outer", outers),
-            ("--name", names), ("--mtu", mtus),
-            ("--zone", zones),
+            ("--name", names), ("--mtu", mtus), ("--zone", zones),
             ("--policy", policies), ("--uplink", uplinks), ("--port-forward", portForwards), ("--route", routes),
         ]
         let values = [

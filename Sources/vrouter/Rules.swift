@@ -25,8 +25,14 @@ struct Rules: ParsableCommand {
     func run() throws {
         let configuration = try routing.configuration()
         let ruleset = try reportingFailure { () throws(Failure) in
-            try configuration.requireEffect()
-            return Ruleset(try configuration.policy())
+            let ruleset = Ruleset(try configuration.policy())
+            guard [.nft, .json].contains(format) || ruleset.beyondIptables.isEmpty else {
+                throw Failure(
+                    .usage,
+                    "--format \(format.rawValue): there are no iptables rules for \(ruleset.beyondIptables.joined(separator: ", "))",
+                    remedy: "use --format nft or json")
+            }
+            return ruleset
         }
         switch format {
         case .nft: print(ruleset.nftText, terminator: "")

@@ -19,7 +19,7 @@ private func gateway(_ parent: String, _ number: UInt16) -> Policy.Gateway {
     guard let vlan = VLANID(number) else { fatalError("\(number) is not a VLAN") }
     let address = IPAddress.v4(IPv4Address(0xac10_0000 | UInt32(number / 10 % 256) << 8))
     return Policy.Gateway(
-        interface: "\(parent).\(number)", vlan: vlan, prefixes: [IPPrefix(address, length: 24)])
+        interface: "\(parent).\(number)", vlan: vlan, addresses: [InterfaceAddress(address, prefixLength: 24)])
 }
 
 /// Exact texts. They were written by hand from the article's rules and then loaded, each with the program that it is for:
@@ -88,7 +88,7 @@ struct GoldenTests {
                 """
                 \tchain opposite {
                 \t\ttcp flags & syn == 0x0 counter drop comment "belongs to a connection that is denied the other way"
-                \t\tcounter accept comment "new: from a VLAN"
+                \t\tiifname @vlans counter accept comment "new: from a VLAN"
                 \t}
                 """))
         let both = [("enp0s8.100", "enp0s8.200"), ("enp0s8.200", "enp0s8.100")]
@@ -220,10 +220,10 @@ struct GoldenTests {
 
     @Test("ip6tables: filter rules only, where a gateway has IPv6")
     func ip6tables() throws {
-        let prefix = IPPrefix(try #require(IPAddress("fd00:100::")), length: 64)
+        let address = try InterfaceAddress("fd00:100::1/64")
         let gateways = try article().gateways
         let first = Policy.Gateway(
-            interface: gateways[0].interface, vlan: gateways[0].vlan, prefixes: gateways[0].prefixes + [prefix])
+            interface: gateways[0].interface, vlan: gateways[0].vlan, addresses: gateways[0].addresses + [address])
         let text = try #require(Ruleset(Policy(gateways: [first, gateways[1]])).iptablesRestore(family: .v6))
         #expect(!text.contains("*nat"))
         #expect(text.contains("\n*filter\n"))
@@ -306,7 +306,7 @@ struct PolicyTests {
     func names(name: String) throws {
         let vlan = try #require(VLANID(1))
         #expect(throws: PolicyError.unusableName(name)) {
-            try Policy(gateways: [.init(interface: name, vlan: vlan, prefixes: [])])
+            try Policy(gateways: [.init(interface: name, vlan: vlan, addresses: [])])
         }
     }
 
@@ -315,7 +315,7 @@ struct PolicyTests {
         arguments: ["enp0s8.100", "vlan4094", "fifteen-octets.", "a$b{c};#", "-x", "\u{fc}.5"])
     func usable(name: String) throws {
         let vlan = try #require(VLANID(1))
-        let policy = try Policy(gateways: [.init(interface: name, vlan: vlan, prefixes: [])])
+        let policy = try Policy(gateways: [.init(interface: name, vlan: vlan, addresses: [])])
         #expect(Ruleset(policy).sets[0].elements == [name])
     }
 

@@ -42,6 +42,10 @@ struct NftablesTests {
             #expect(policies.contains { $0.gateways.isEmpty } && policies.contains { $0.gateways.count > 100 })
             #expect(policies.contains { $0.denied.count > 10 } && policies.contains { $0.denied.isEmpty })
             #expect(policies.contains { $0.uses(.v6) && !$0.uses(.v4) })
+            let words = policies.map { Ruleset($0).nftText }
+            for word in ["reject with tcp", "icmpx", "log prefix", "limit rate", "@printers.v6", "/to", "/open", "/closed", "dnat ip6"] {
+                #expect(words.contains { $0.contains(word) }, "\(word)")
+            }
         }
         try expectAgreement(policies)
     }
@@ -162,7 +166,7 @@ struct NftablesTests {
     func fails() throws {
         let valid = try Ruleset(article())
         let broken = Ruleset(
-            policy: valid.policy, sets: valid.sets, maps: valid.maps,
+            policy: valid.policy, sets: valid.sets, addressSets: valid.addressSets, maps: valid.maps,
             chains: valid.chains + [
                 .init(name: "more", hook: nil, rules: [.init(then: .verdict(.goto("nowhere")), comment: "a dead end")])
             ])
@@ -536,15 +540,17 @@ private func lines(_ text: String) -> [String] { text.split(separator: "\n").map
 
 // MARK: Policies
 
-private func gateway(_ interface: String, _ number: UInt16, _ families: [IPFamily]) -> Policy.Gateway {
+private func gateway(
+    _ interface: String, _ number: UInt16, _ families: [IPFamily], _ zone: Zone = .vlans
+) -> Policy.Gateway {
     guard let vlan = VLANID(number) else { fatalError("\(number) is not a VLAN") }
-    let prefixes = families.map { family in
+    let addresses = families.map { family in
         switch family {
-        case .v4: IPPrefix(.v4(IPv4Address(10 << 24 | UInt32(number) << 8)), length: 24)
-        case .v6: IPPrefix(.v6(IPv6Address(0xfd << 120 | UInt128(number) << 64)), length: 64)
+        case .v4: InterfaceAddress(.v4(IPv4Address(10 << 24 | UInt32(number) << 8)), prefixLength: 24)
+        case .v6: InterfaceAddress(.v6(IPv6Address(0xfd << 120 | UInt128(number) << 64)), prefixLength: 64)
         }
     }
-    return Policy.Gateway(interface: interface, vlan: vlan, prefixes: prefixes)
+    return Policy.Gateway(interface: interface, vlan: vlan, addresses: addresses, zone: zone)
 }
 
 private func generated(
@@ -556,6 +562,13 @@ private func generated(
         denied: denied.map { .init(from: $0.0, to: $0.1) })
 }
 
+/// nil: the gateway has no address.
+private func portForward(to gateway: Policy.Gateway) -> PortForward? {
+    gateway.addresses.last.map {
+        PortForward(gateway.vlan.rawValue % 2 == 0 ? .tcp : .udp, port: 8080, host: $0.address, hostPort: 80)
+    }
+}
+
 private func randomPolicy(_ random: inout SeededGenerator) throws -> Policy {
     let sizes = [0...0, 1...1, 2...2, 3...8, 3...8, 9...40, 120...1200]
     let size = Int.random(in: sizes.randomElement(using: &random) ?? 2...2, using: &random)
@@ -564,7 +577,12 @@ private func randomPolicy(_ random: inout SeededGenerator) throws -> Policy {
     let family = families.randomElement(using: &random) ?? [.v4]
     let parent = parents.randomElement(using: &random) ?? "eth0"
     let vlans = Array(VLANID.range).shuffled(using: &random).prefix(size)
-    let gateways = vlans.map { gateway(parent == "vlan" ? "vlan\($0)" : "\(parent).\($0)", $0, family) }
+    // Half of them have zones, and of these half a policy.
+    let hasZones = Bool.random(using: &random)
+    let zones = hasZones ? ["iot", "a-B_9", "drop", "ip", "x"].compactMap { Zone($0) }.some(&random) + [.vlans] : [.vlans]
+    let gateways = vlans.map {
+        gateway(parent == "vlan" ? "vlan\($0)" : "\(parent).\($0)", $0, family, zones.pick(&random))
+    }
     var denied: [Policy.Pair] = []
     for _ in 0..<Int.random(in: 0...20, using: &random) where Bool.random(using: &random) {
         if let from = gateways.randomElement(using: &random), let to = gateways.randomElement(using: &random) {
@@ -573,5 +591,10 @@ private func randomPolicy(_ random: inout SeededGenerator) throws -> Policy {
     }
     return try Policy(
         gateways: gateways, masquerade: Policy.Masquerade.allCases.randomElement(using: &random) ?? .vlans,
-        denied: denied, isUntracked: Bool.random(using: &random))
+        denied: denied, isUntracked: Bool.random(using: &random),
+        uplinks: hasZones ? ["wan0", "wan1"].some(&random) : [],
+        masqueradeIPv6: Policy.Masquerade.allCases.pick(&random),
+        matrix: hasZones ? .generated(Set(gateways.map(\.zone)), &random) : ZoneMatrix(),
+        portForwards: hasZones ? gateways.prefix(3).compactMap(portForward).some(&random) : [],
+        clampsMSS: Bool.random(using: &random))
 }
