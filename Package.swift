@@ -104,7 +104,9 @@ let package = Package(
             name: "BenchTests", dependencies: ["Lab", "Router", "Kernel", "Packets"], swiftSettings: strict),
         .testTarget(
             name: "SystemTests",
-            dependencies: ["DataPlane", "Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport"],
+            dependencies: [
+                "DataPlane", "Firewall", "Kernel", "Packets", "Router", "Forwarding", "PacketIO", "TestSupport",
+            ],
             swiftSettings: strict),
     ]
 )

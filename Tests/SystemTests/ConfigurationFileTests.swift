@@ -74,27 +74,6 @@ import Testing
         #expect(try host.vrouter("status").status == 3)
     }
 
-    /// What does not become rules is not silently left out.
-    @Test(whereItIsFast) func whatHasNoEffectIsRefused() throws {
-        let host = try TestHost()
-        let before = try host.snapshot()
-        let vlans = "parent: enp0s8\nvlans: {100: {addresses: 172.16.10.1/24, zone: iot}, 200: 172.16.20.1/24}\n"
-        for (text, key) in [
-            ("policy: {iot: isolated}", "policy"), ("mss-clamp: true", "mss-clamp"), ("uplink: eth0", "uplink"),
-            ("masquerade-ipv6: uplink", "masquerade-ipv6"),
-            ("port-forwards: [{port: tcp/80, to: \"172.16.20.10:80\"}]", "port-forwards"),
-        ] {
-            let file = TemporaryFile(vlans + text)
-            for command in ["up", "up --dry-run", "rules", "config check"] {
-                let result = try host.vrouter("\(command) -f \(file.path)")
-                #expect(result.status == 64 && result.errors.contains("can read, but not apply: \(key)\n"), "\(result)")
-            }
-        }
-        let option = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24 --mss-clamp")
-        #expect(option.status == 64 && option.errors.contains("not apply: mss-clamp"), "\(option)")
-        try requireUnchanged(host, since: before)
-    }
-
     @Test(whereItIsFast) func check() throws {
         let host = try TestHost()
         let file = TemporaryFile("vlans: {100: 172.16.10.1/24, 200: {addresses: 172.16.20.1/24, zone: iot}}")
