@@ -80,7 +80,8 @@ let package = Package(
             swiftSettings: strict),
 
         .target(
-            name: "TestSupport", dependencies: ["Firewall", "Forwarding", "Kernel", "Packets"], path: "Tests/TestSupport",
+            name: "TestSupport", dependencies: ["Firewall", "Forwarding", "Kernel", "Packets"],
+            path: "Tests/TestSupport",
             swiftSettings: strict),
         .testTarget(name: "PacketsTests", dependencies: ["Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
@@ -91,7 +92,8 @@ let package = Package(
             name: "ForwardingTests",
             dependencies: ["Forwarding", "Packets", "Routing", "PacketIO", "Kernel", "TestSupport"],
             swiftSettings: strict),
-        .testTarget(name: "FirewallTests", dependencies: ["Firewall", "Packets", "TestSupport"], swiftSettings: strict),
+        .testTarget(
+            name: "FirewallTests", dependencies: ["Firewall", "Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(
             name: "KernelTests", dependencies: ["Kernel", "Firewall", "Packets", "TestSupport"], swiftSettings: strict),
         .testTarget(

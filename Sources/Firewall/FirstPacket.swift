@@ -22,7 +22,8 @@ public struct FirstPacket: Hashable, Sendable {
     public var isTranslated: Bool
 
     public init(
-        from: Place, to: Place, source: IPAddress, destination: IPAddress, transport: IPProtocol, destinationPort: UInt16,
+        from: Place, to: Place, source: IPAddress, destination: IPAddress, transport: IPProtocol,
+        destinationPort: UInt16,
         isTranslated: Bool = false
     ) {
         self.from = from

@@ -69,3 +69,14 @@ extension Service: CustomStringConvertible {
             + (source.map { " from \($0)" } ?? "") + (destination.map { " to \($0)" } ?? "")
     }
 }
+
+extension Treatment: CustomStringConvertible {
+    /// For a person: `tcp/443 + icmp, at most 10/s, else reject (logged)`.
+    public var description: String {
+        let accepted = services.isEmpty ? verdict.rawValue : services.map(\.description).joined(separator: " + ")
+        let limit = connectionsPerSecond.map { ", at most \($0)/s" } ?? ""
+        // To drop what nothing accepts needs no word.
+        let rest = services.isEmpty || verdict == .drop ? "" : ", else \(verdict.rawValue)"
+        return accepted + limit + rest + (isLogged ? " (logged)" : "")
+    }
+}

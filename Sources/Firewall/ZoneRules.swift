@@ -87,7 +87,9 @@ struct ZoneRules {
             }
             maps.append(.init(name: name, keyParts: 1, elements: elements))
             rules.append(
-                Rule(then: .verdictMap([.output], name), comment: "new: from zone \(from) to zones with a rule of their own"))
+                Rule(
+                    then: .verdictMap([.output], name),
+                    comment: "new: from zone \(from) to zones with a rule of their own"))
         }
         // Of one zone, it is that zone's.
         let others = zones.count - exceptions.count
@@ -227,7 +229,9 @@ struct ZoneRules {
         if !elements.isEmpty {
             maps.append(.init(name: "outputs", keyParts: 1, elements: elements))
             rules.append(
-                Rule(then: .verdictMap([.output], "outputs"), comment: "new: from the router to zones with a rule of their own"))
+                Rule(
+                    then: .verdictMap([.output], "outputs"),
+                    comment: "new: from the router to zones with a rule of their own"))
         }
         let toUplink = cell(.router, .uplink)
         if !toUplink.passesAll {
@@ -273,7 +277,9 @@ struct ZoneRules {
         if let limit = treatment.connectionsPerSecond {
             accept = .goto("\(chain)/limit")
             var limited = [
-                Rule(.limit(perSecond: limit, burst: limit), then: .verdict(.accept), comment: "\(who): within its limit")
+                Rule(
+                    .limit(perSecond: limit, burst: limit), then: .verdict(.accept), comment: "\(who): within its limit"
+                )
             ]
             if treatment.isLogged { limited.append(Self.log(chain)) }
             limited.append(Rule(then: .verdict(.drop), comment: "\(who): above its limit"))
@@ -299,7 +305,8 @@ struct ZoneRules {
 
     private static func log(_ chain: String) -> Rule {
         Rule(
-            .limit(perSecond: 10, burst: 10), then: .log(prefix: "vrouter \(chain): "), comment: "refused: written to the log")
+            .limit(perSecond: 10, burst: 10), then: .log(prefix: "vrouter \(chain): "),
+            comment: "refused: written to the log")
     }
 
     /// A rule for each range of ports and each family that its addresses have.

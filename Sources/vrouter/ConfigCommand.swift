@@ -42,7 +42,7 @@ struct ConfigCommand: ParsableCommand {
         @OptionGroup var routing: RoutingOptions
         @OptionGroup var path: PathOptions
 
-        func run() throws { print(try wanted(routing, path).text(.complete), terminator: "") }
+        func run() throws { print(try routing.configurationOrRunning(path).text(.complete), terminator: "") }
     }
 
     struct Init: ParsableCommand {
@@ -65,7 +65,7 @@ struct ConfigCommand: ParsableCommand {
         var output: String?
 
         func run() throws {
-            let file = try wanted(routing, path)
+            let file = try routing.configurationOrRunning(path)
             guard let output, output != "-" else {
                 return print(file.text(.commented(schema: Self.schema)), terminator: "")
             }
@@ -79,19 +79,6 @@ struct ConfigCommand: ParsableCommand {
             let prefix = folders.last == "bin" ? folders.dropLast() : ["usr", "local"]
             return "/\(prefix.joined(separator: "/"))/share/vrouter/vrouter.schema.json"
         }
-    }
-}
-
-/// What options or a file say, or else what runs here.
-private func wanted(_ routing: RoutingOptions, _ path: PathOptions) throws -> ConfigurationFile {
-    guard !routing.isGiven, path.firstOption == nil else { return try path.file(routing) }
-    return try reportingFailure { () throws(Failure) in
-        guard let running = try ConfigurationFile.running() else {
-            throw Failure(
-                .usage, "vrouter is not up here, and no configuration is given",
-                remedy: "give one with -f FILE, or with --vlan ID=ADDRESS/LENGTH")
-        }
-        return running
     }
 }
 

@@ -145,6 +145,24 @@ struct RoutingOptions: ParsableArguments {
             ?? lists.compactMap { option, texts in unjoined(texts).first.map { "\(option) \($0)" } }.first
     }
 
+    /// What options or a file say, or else what runs here.
+    func configurationOrRunning(_ path: PathOptions? = nil) throws -> ConfigurationFile {
+        if isGiven || path?.firstOption != nil {
+            guard let path else {
+                return try reportingFailure { () throws(Failure) in try read(moreOptions: nil, fastPath: nil) }
+            }
+            return try path.file(self)
+        }
+        return try reportingFailure { () throws(Failure) in
+            guard let running = try ConfigurationFile.running() else {
+                throw Failure(
+                    .usage, "vrouter is not up here, and no configuration is given",
+                    remedy: "give one with -f FILE, or with --vlan ID=ADDRESS/LENGTH")
+            }
+            return running
+        }
+    }
+
     func configuration() throws -> Configuration {
         try reportingFailure { () throws(Failure) in try read(moreOptions: nil, fastPath: nil).configuration }
     }

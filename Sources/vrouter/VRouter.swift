@@ -21,7 +21,8 @@ struct VRouter: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            Up.self, Confirm.self, Down.self, Run.self, StatusCommand.self, FlowsCommand.self, Rules.self, Hosts.self,
+            Up.self, Confirm.self, Down.self, Run.self, StatusCommand.self, FlowsCommand.self, Rules.self,
+            PolicyCommand.self, Hosts.self,
             Forward.self, DoctorCommand.self, ConfigCommand.self,
             Follow.self, Revert.self, LabCommand.self, BenchCommand.self,
         ])

@@ -43,7 +43,10 @@ struct NftablesTests {
             #expect(policies.contains { $0.denied.count > 10 } && policies.contains { $0.denied.isEmpty })
             #expect(policies.contains { $0.uses(.v6) && !$0.uses(.v4) })
             let words = policies.map { Ruleset($0).nftText }
-            for word in ["reject with tcp", "icmpx", "log prefix", "limit rate", "@printers.v6", "/to", "/open", "/closed", "dnat ip6"] {
+            for word in [
+                "reject with tcp", "icmpx", "log prefix", "limit rate", "@printers.v6", "/to", "/open", "/closed",
+                "dnat ip6",
+            ] {
                 #expect(words.contains { $0.contains(word) }, "\(word)")
             }
         }
@@ -579,7 +582,8 @@ private func randomPolicy(_ random: inout SeededGenerator) throws -> Policy {
     let vlans = Array(VLANID.range).shuffled(using: &random).prefix(size)
     // Half of them have zones, and of these half a policy.
     let hasZones = Bool.random(using: &random)
-    let zones = hasZones ? ["iot", "a-B_9", "drop", "ip", "x"].compactMap { Zone($0) }.some(&random) + [.vlans] : [.vlans]
+    let zones =
+        hasZones ? ["iot", "a-B_9", "drop", "ip", "x"].compactMap { Zone($0) }.some(&random) + [.vlans] : [.vlans]
     let gateways = vlans.map {
         gateway(parent == "vlan" ? "vlan\($0)" : "\(parent).\($0)", $0, family, zones.pick(&random))
     }

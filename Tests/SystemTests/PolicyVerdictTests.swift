@@ -34,11 +34,13 @@ import Testing
             let verdicts = Verdicts(policy)
             for probe in probes {
                 let verdict = verdicts.verdict(on: probe.packet)
-                reached["\(verdict) \(probe.from == nil ? "from" : probe.isForRouter ? "to" : "through")", default: 0] += 1
+                reached[
+                    "\(verdict) \(probe.from == nil ? "from" : probe.isForRouter ? "to" : "through")", default: 0] += 1
                 let expected = probe.signs(of: verdict)
                 guard seen["\(probe.number)", default: []] == expected else {
                     Issue.record(
-                        "\(probe): \(seen["\(probe.number)", default: []]), and not \(expected)\n\(policy)\n\(Ruleset(policy).nftText)")
+                        "\(probe): \(seen["\(probe.number)", default: []]), and not \(expected)\n\(policy)\n\(Ruleset(policy).nftText)"
+                    )
                     return
                 }
             }
@@ -85,7 +87,9 @@ import Testing
         let links = (1...4).map { ("e.\($0)", "p\($0)", Probe.gateway($0)) } + [("wan0", "pwan", Probe.wan)]
         for (name, peer, addresses) in links {
             let hosts = name == "wan0" ? Probe.wanRouters : Probe.hosts(Int(name.dropFirst(2)) ?? 0)
-            try wire.sh("ip link add \(peer) type veth peer name \(name) netns \(router.name); ip link set \(peer) addrgenmode none up")
+            try wire.sh(
+                "ip link add \(peer) type veth peer name \(name) netns \(router.name); ip link set \(peer) addrgenmode none up"
+            )
             try router.sh(
                 "ip link set \(name) address \(Probe.mac) addrgenmode none up\n"
                     + addresses.map { "ip address add \($0) dev \(name) nodad\n" }.joined()
