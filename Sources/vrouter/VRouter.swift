@@ -23,7 +23,7 @@ struct VRouter: ParsableCommand {
         subcommands: [
             Up.self, DiffCommand.self, Confirm.self, Down.self, Run.self, StatusCommand.self, FlowsCommand.self,
             Rules.self, Hosts.self,
-            Forward.self, DoctorCommand.self, ConfigCommand.self,
+            Forward.self, DoctorCommand.self, ConfigCommand.self, Install.self,
             Follow.self, Revert.self, LabCommand.self, BenchCommand.self,
         ])
 

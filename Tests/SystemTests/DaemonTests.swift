@@ -16,7 +16,7 @@ func eventually(
 }
 
 /// A `vrouter run`, and what it tells its manager.
-private final class Service {
+final class Service {
     let host: TestHost
     private let path: String
     private let process: ChildProcess
@@ -24,7 +24,12 @@ private final class Service {
     private var hasEnded = false
 
     /// Returns once it is ready.
-    init(_ host: TestHost, _ options: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
+    ///
+    /// - Parameter wrapper: a command that runs it.
+    init(
+        _ host: TestHost, _ options: String, under wrapper: String = "",
+        sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
         self.host = host
         let path = "/run/\(host.name).notify-\(UInt32.random(in: 0 ... .max))"
         self.path = path
@@ -38,7 +43,7 @@ private final class Service {
         ])
         try eventually("no manager") { manager.outputSoFar.contains("listens") }
         let process = try host.start(
-            ["sh", "-c", "exec \(Product.path) run \(options) 2>&1"],
+            ["sh", "-c", "exec \(wrapper) \(Product.path) run \(options) 2>&1"],
             environment: ["NOTIFY_SOCKET": path, "JOURNAL_STREAM": "1:2"])
         try eventually("not ready: \(process.outputSoFar)", sourceLocation: sourceLocation) {
             manager.outputSoFar.contains("READY=1")

@@ -6,7 +6,7 @@ import Testing
 @Suite struct DiffTests {
     private static let vlans = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24 --masquerade none"
 
-    @Test func whatIsWantedAgainstWhatIs() throws {
+    @Test(whereItIsFast) func whatIsWantedAgainstWhatIs() throws {
         let host = try TestHost()
         let before = try host.snapshot()
         let none = try host.vrouter("diff")
