@@ -15,9 +15,6 @@ struct Backoff {
     /// What holds for so long, or for twice the delay, is no longer fought about.
     static let quiet = Duration.seconds(60)
 
-    /// What is left of a fight has been forgotten.
-    var isEmpty: Bool { entries.isEmpty }
-
     /// How long to wait after so many repairs.
     static func delay(after repairs: Int) -> Duration {
         guard repairs >= patience else { return .zero }
