@@ -12,7 +12,7 @@ BUILD_PACKAGES := libbpf-dev libmnl-dev libnftnl-dev libpcap-dev linux-libc-dev 
 DEMO_PACKAGES  := iproute2 iputils-ping
 TEST_PACKAGES  := binutils bpftool conntrack curl ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
                   nftables procps python3 python3-jsonschema python3-yaml tcpdump traceroute \
-                  busybox-static cpio kmod libreadline8 libssh-gcrypt-4 qemu-system-x86
+                  busybox-static cpio kmod libreadline8 libssh-gcrypt-4 qemu-system-x86 systemd
 LINT_PACKAGES  := shellcheck
 BENCH_PACKAGES := dpdk-dev gcc iperf3 jq libc6-dev openvswitch-switch
 INSTALL_PACKAGES := binutils jq

@@ -127,7 +127,7 @@ public struct Router {
     /// Forgets what was changed in this network namespace, without undoing it: for a namespace that is about to be deleted.
     public static func forgetNamespace() throws(Failure) { try StateFile().forget() }
 
-    private func plan(
+    func plan(
         _ configuration: Configuration, _ driver: Driver?, _ file: StateFile
     ) throws(Failure) -> (state: State?, plan: Plan, outcome: Outcome) {
         let state = try file.load()

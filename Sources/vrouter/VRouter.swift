@@ -15,15 +15,15 @@ struct VRouter: ParsableCommand {
             --dry-run …` shows the commands that would do the same, and changes nothing. `vrouter down` puts everything back. \
             `vrouter lab` shows all of it in network namespaces.
 
-            Exit status: 0 done; 1 what was looked at is not as it should be (status, doctor, lab); 3 vrouter is not up (status, flows); \
+            Exit status: 0 done; 1 what was looked at is not as it should be (status, diff, doctor, lab); 3 vrouter is not up (status, flows); \
             64 usage or configuration; 69 the kernel lacks something; 70 a mistake of vrouter's own; 74 what it printed could not \
             be written; 75 another vrouter is at work; 77 not permitted; 130 interrupted.
             """,
         version: version,
         subcommands: [
-            Up.self, Confirm.self, Down.self, Run.self, StatusCommand.self, FlowsCommand.self, Rules.self,
-            PolicyCommand.self, Hosts.self,
-            Forward.self, DoctorCommand.self, ConfigCommand.self,
+            Up.self, DiffCommand.self, Confirm.self, Down.self, Run.self, StatusCommand.self, FlowsCommand.self,
+            Rules.self, PolicyCommand.self, Hosts.self,
+            Forward.self, DoctorCommand.self, ConfigCommand.self, Install.self,
             Follow.self, Revert.self, LabCommand.self, BenchCommand.self,
         ])
 

@@ -16,7 +16,7 @@ func eventually(
 }
 
 /// A `vrouter run`, and what it tells its manager.
-private final class Service {
+final class Service {
     let host: TestHost
     private let path: String
     private let process: ChildProcess
@@ -24,7 +24,12 @@ private final class Service {
     private var hasEnded = false
 
     /// Returns once it is ready.
-    init(_ host: TestHost, _ options: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
+    ///
+    /// - Parameter wrapper: a command that runs it.
+    init(
+        _ host: TestHost, _ options: String, under wrapper: String = "",
+        sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
         self.host = host
         let path = "/run/\(host.name).notify-\(UInt32.random(in: 0 ... .max))"
         self.path = path
@@ -38,7 +43,7 @@ private final class Service {
         ])
         try eventually("no manager") { manager.outputSoFar.contains("listens") }
         let process = try host.start(
-            ["sh", "-c", "exec \(Product.path) run \(options) 2>&1"],
+            ["sh", "-c", "exec \(wrapper) \(Product.path) run \(options) 2>&1"],
             environment: ["NOTIFY_SOCKET": path, "JOURNAL_STREAM": "1:2"])
         try eventually("not ready: \(process.outputSoFar)", sourceLocation: sourceLocation) {
             manager.outputSoFar.contains("READY=1")
@@ -233,6 +238,51 @@ private final class Service {
         try service.signal("HUP")
         try service.logs("set up, with", since: service.log)
         #expect(try service.end() == 0)
+    }
+
+    /// SIGHUP applies what was written into the file since, and keeps the former configuration where that is broken.
+    @Test(whereItIsFast) func theFileIsReadAgain() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        let file = TemporaryFile(
+            "parent: enp0s8\nvlans: {100: 172.16.10.1/24, 200: 172.16.20.1/24}\nmasquerade: none\n")
+        func edit(_ text: String) throws {
+            _ = try ChildProcess.run(["tee", file.path], input: "parent: enp0s8\nmasquerade: none\n\(text)")
+        }
+        let service = try Service(host, "-f \(file.path)")
+        let index = try host.sh("ip -o link show dev enp0s8.100 | cut -d: -f1")
+        try edit("vlans: {100: 172.16.10.1/24, 300: 172.16.30.1/24}\ndeny: ['300:100']\n")
+        try service.signal("HUP")
+        try service.logs("VLANs 100, 300 on enp0s8 set up")
+        let addresses = try host.sh("ip -4 -o address")
+        #expect(addresses.contains("172.16.30.1/24") && !addresses.contains("172.16.20.1/24"), "\(addresses)")
+        #expect(try host.sh("nft list table inet vrouter").contains("\"enp0s8.300\" . \"enp0s8.100\" : goto denied"))
+        #expect(try host.sh("ip -o link show dev enp0s8.100 | cut -d: -f1") == index, "VLAN 100 was made anew")
+        #expect(try host.vrouter("diff -f \(file.path)").status == 0)
+
+        let reloaded = try host.snapshot()
+        let mistakes = [
+            ("vlans: {100: 172.16.10.1/24\n", "mistake"),
+            ("vlans: {100: 172.16.10.0/24}\n", "172.16.10.0 is the address of the subnet"),
+            ("vlans: {100: 172.16.10.1/24}\nrouter: yes\n", ":4:1: unknown key 'router'"),
+            // Only the host knows what is wrong with this one.
+            ("vlans: {100: 172.16.10.1/24}\nroutes: [{to: 10.0.0.0/8, via: 192.0.2.1}]\n", "192.0.2.1"),
+        ]
+        for (text, words) in mistakes {
+            let log = service.log
+            try edit(text)
+            try service.signal("HUP")
+            try service.logs("<3>the new configuration is not taken, the one before goes on: ", since: log)
+            try service.logs(words, since: log)
+            try requireUnchanged(host, since: reloaded, text)
+        }
+        #expect(try host.vrouter("status").output.contains("keeps VLANs 100, 300 on enp0s8"))
+        // And is still kept.
+        try host.sh("ip link del enp0s8.300")
+        try service.logs("put back: enp0s8.300 is gone")
+        try waitForSoundness(host, "the former configuration")
+        #expect(try service.end() == 0)
+        try requireUnchanged(host, since: before)
     }
 
     @Test(whereItIsFast) func itFindsEverythingInPlace() throws {
