@@ -44,7 +44,6 @@ public struct Installation {
                 .usage, "\(file) names no trunk, and while the host starts nobody can tell which one it is",
                 remedy: "write it into the file, as 'parent: IF'")
         }
-        try wanted.configuration.requireEffect()
         let files = SystemdFiles(
             configuration: wanted.configuration, usesPrograms: usesPrograms(wanted), program: program, file: file)
         return try apply(files.files, dryRun)
