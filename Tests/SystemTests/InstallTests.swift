@@ -164,6 +164,7 @@ private final class Root {
         let service = try Service(
             host, "-f \(file.path)",
             under: "setpriv --bounding-set=-all,+\(capabilities) --inh-caps=-all --no-new-privs")
+        try service.logs("set up, with ebpf\n")
         #expect(service.log == "<6>VLANs 100, 200 on enp0s8 set up, with ebpf\n")
         #expect(try host.vrouter("status").status == 0)
         try host.sh("ip link del enp0s8.100; nft delete table inet vrouter")
