@@ -61,10 +61,11 @@ deps-bench:
 	$(call ensure,$(BENCH_PACKAGES))
 deps-test:
 	$(call ensure,$(TEST_PACKAGES))
-	@# Only unpacked: installed, it would begin to run here.
-	@[ -x .build/test-tools/usr/sbin/bird ] || { mkdir -p .build/test-tools && cd .build/test-tools && \
-	    { apt-get -qq download bird2 || { $(SUDO) apt-get -qq update && apt-get -qq download bird2; }; } && \
-	    dpkg -x bird2_*.deb . && rm bird2_*.deb; }
+	@# Only unpacked: installed, they would begin to run here.
+	@[ -x .build/test-tools/usr/sbin/bird ] && [ -x .build/test-tools/usr/sbin/ufw ] || \
+	    { mkdir -p .build/test-tools && cd .build/test-tools && \
+	    { apt-get -qq download bird2 ufw || { $(SUDO) apt-get -qq update && apt-get -qq download bird2 ufw; }; } && \
+	    for package in bird2_*.deb ufw_*.deb; do dpkg -x "$$package" . && rm "$$package"; done; }
 deps-lint:
 	$(call ensure,$(LINT_PACKAGES))
 deps-install:

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nf_tables_compat.h>
 #include <libnftnl/common.h>
 #include <libnftnl/udata.h>
 #include <libnftnl/table.h>

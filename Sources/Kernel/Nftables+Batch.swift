@@ -23,6 +23,15 @@ struct NftablesBatch {
         unsafe append { _, scratch in unsafe nftnl_batch_begin(scratch, 0) }
     }
 
+    /// Which the kernel refuses with ERESTART where another one came since this generation.
+    init(generation: UInt32) {
+        unsafe append { _, scratch in
+            let header = unsafe nftnl_batch_begin(scratch, 0)
+            unsafe mnl_attr_put_u32(header, UInt16(NFNL_BATCH_GENID.rawValue), generation.bigEndian)
+            return unsafe header
+        }
+    }
+
     init(deleting table: String, family: Nftables.Family) {
         self.init()
         add(table: table, NFT_MSG_DELTABLE, family, "delete table \(family) \(table)")
@@ -118,6 +127,39 @@ extension NftablesBatch {
         }
     }
 
+    /// - Parameter handle: of the rule before which it goes; nil: to the end of its chain.
+    mutating func add(_ accept: Nftables.Accept, before handle: UInt64?) {
+        let object = unsafe allocated(nftnl_rule_alloc())
+        defer { unsafe nftnl_rule_free(object) }
+        unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_TABLE.rawValue), accept.chain.table)
+        unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_CHAIN.rawValue), accept.chain.name)
+        unsafe load(
+            meta: accept.direction == .input ? NFT_META_IIFNAME : NFT_META_OIFNAME, into: firstRegister, object)
+        // A whole name ends with a zero: iptables takes one without for the beginning of several.
+        unsafe compare(NFT_CMP_EQ, accept.interface.utf8.prefix(Int(IFNAMSIZ) - 1) + [0], object)
+        unsafe nftnl_rule_add_expr(object, expression("counter"))
+        unsafe add(.verdict(.accept), to: object)
+        unsafe setComment(Nftables.Accept.comment, of: object)
+        if let handle { unsafe nftnl_rule_set_u64(object, UInt16(NFTNL_RULE_POSITION.rawValue), handle) }
+        let flags = handle == nil ? NLM_F_CREATE | NLM_F_APPEND : NLM_F_CREATE
+        let operation = "accept \(accept.interface) in the chain \(accept.chain)"
+        unsafe append(NFT_MSG_NEWRULE, accept.chain.family, flags: flags, operation) { header in
+            unsafe nftnl_rule_nlmsg_build_payload(header, object)
+        }
+    }
+
+    mutating func delete(_ accept: Nftables.Accept, handle: UInt64) {
+        let object = unsafe allocated(nftnl_rule_alloc())
+        defer { unsafe nftnl_rule_free(object) }
+        unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_TABLE.rawValue), accept.chain.table)
+        unsafe nftnl_rule_set_str(object, UInt16(NFTNL_RULE_CHAIN.rawValue), accept.chain.name)
+        unsafe nftnl_rule_set_u64(object, UInt16(NFTNL_RULE_HANDLE.rawValue), handle)
+        let operation = "no longer accept \(accept.interface) in the chain \(accept.chain)"
+        unsafe append(NFT_MSG_DELRULE, accept.chain.family, flags: 0, operation) { header in
+            unsafe nftnl_rule_nlmsg_build_payload(header, object)
+        }
+    }
+
     fileprivate mutating func add(_ rule: Ruleset.Rule, to chain: String) {
         let object = unsafe allocated(nftnl_rule_alloc())
         defer { unsafe nftnl_rule_free(object) }
@@ -141,13 +183,19 @@ extension NftablesBatch {
         unsafe nftnl_rule_add_expr(object, expression("counter"))
         unsafe add(rule.action, to: object)
 
-        let comment = userdata(UInt8(NFTNL_UDATA_RULE_COMMENT.rawValue), Array(rule.comment.utf8) + [0])
-        unsafe nftnl_rule_set_data(object, UInt16(NFTNL_RULE_USERDATA.rawValue), comment, UInt32(comment.count))
+        unsafe setComment(rule.comment, of: object)
 
         let operation = "add nftables rule '\(rule.comment)' to chain \(chain)"
         unsafe append(NFT_MSG_NEWRULE, .inet, flags: NLM_F_CREATE | NLM_F_APPEND, operation) { header in
             unsafe nftnl_rule_nlmsg_build_payload(header, object)
         }
+    }
+}
+
+extension NftablesBatch {
+    private func setComment(_ text: String, of rule: OpaquePointer) {
+        let comment = userdata(UInt8(NFTNL_UDATA_RULE_COMMENT.rawValue), Array(text.utf8) + [0])
+        unsafe nftnl_rule_set_data(rule, UInt16(NFTNL_RULE_USERDATA.rawValue), comment, UInt32(comment.count))
     }
 }
 

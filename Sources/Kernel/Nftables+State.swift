@@ -46,13 +46,17 @@ extension Nftables {
         public let ruleCount: Int
         /// Whether its last rule drops or rejects everything that comes there, as firewalld ends its chains.
         public let endsInDrop: Bool
+        /// Whether only the process that made its table may change it (nft's flag `owner`).
+        public let isOwned: Bool
+
+        public var fullName: ChainName { ChainName(family: family, table: table, name: name) }
 
         /// Whether a packet that no rule accepts is dropped.
         public var dropsTheRest: Bool { !acceptsByDefault || endsInDrop }
 
         public init(
             family: Family, table: String, name: String, type: String, hook: String, priority: Int32,
-            acceptsByDefault: Bool, ruleCount: Int, endsInDrop: Bool = false
+            acceptsByDefault: Bool, ruleCount: Int, endsInDrop: Bool = false, isOwned: Bool = false
         ) {
             self.family = family
             self.table = table
@@ -63,6 +67,7 @@ extension Nftables {
             self.acceptsByDefault = acceptsByDefault
             self.ruleCount = ruleCount
             self.endsInDrop = endsInDrop
+            self.isOwned = isOwned
         }
     }
 
@@ -70,6 +75,7 @@ extension Nftables {
     public func baseChains() throws(KernelError) -> [BaseChain] {
         try settled("list nftables chains") { () throws(KernelError) in
             let last = try lastRules()
+            let owned = try ownedTables()
             return try dump(NFT_MSG_GETCHAIN, .unspecified, "list nftables chains").compactMap { message in
                 let attributes = message.attributes
                 guard message.isA(NFT_MSG_NEWCHAIN), let place = attributes.nested(Int(NFTA_CHAIN_HOOK.rawValue))
@@ -91,16 +97,24 @@ extension Nftables {
                         [
                             message.family.description, attributes.string(NFTA_CHAIN_TABLE.rawValue),
                             attributes.string(NFTA_CHAIN_NAME.rawValue),
-                        ]]?.dropsAll ?? false)
+                        ]]?.dropsAll ?? false,
+                    isOwned: owned.contains([
+                        message.family.description, attributes.string(NFTA_CHAIN_TABLE.rawValue),
+                    ]))
             }
         }
     }
 
-    /// The names of all chains of a table.
-    public func chainNames(table: String, family: Family) throws(KernelError) -> [String] {
-        try dump(NFT_MSG_GETCHAIN, family, "list nftables chains")
-            .filter { $0.isIn(table, family, NFTA_CHAIN_TABLE.rawValue) }
-            .map { $0.attributes.string(NFTA_CHAIN_NAME.rawValue) }
+    /// The chains that packets may come to from a chain, by jumps and gotos; it is one of them.
+    public func chainsReached(from chain: ChainName) throws(KernelError) -> Set<String> {
+        let ways = Dictionary(grouping: try rules(chain.table, chain.family), by: \.chain)
+            .mapValues { $0.flatMap(\.expressions).compactMap(\.target) }
+        var reached: Set = [chain.name]
+        var rest = [chain.name]
+        while let name = rest.popLast() {
+            for target in ways[name] ?? [] where reached.insert(target).inserted { rest.append(target) }
+        }
+        return reached
     }
 
     /// The input interfaces that some rule of the table names and then accepts, directly or by going to another chain; with a `*` at
@@ -147,6 +161,14 @@ extension Nftables {
                 Attributes(element).nested(Int(NFTA_SET_ELEM_KEY.rawValue))?[Int(NFTA_DATA_VALUE.rawValue)]
             }
         }
+    }
+
+    /// By family and name.
+    private func ownedTables() throws(KernelError) -> Set<[String]> {
+        let tables = try dump(NFT_MSG_GETTABLE, .unspecified, "list nftables tables").filter {
+            ($0.attributes.networkInteger(NFTA_TABLE_FLAGS.rawValue) ?? 0) & UInt64(NFT_TABLE_F_OWNER.rawValue) != 0
+        }
+        return Set(tables.map { [$0.family.description, $0.attributes.string(NFTA_TABLE_NAME.rawValue)] })
     }
 
     /// The last rule of each chain, by family, table and chain.
@@ -236,7 +258,7 @@ extension Nftables {
     /// Reads until no transaction of anybody's came between: what several requests answer then belongs together.
     ///
     /// - Throws: EINTR where others change tables all the time.
-    private func settled<Result>(
+    func settled<Result>(
         _ operation: String, _ read: () throws(KernelError) -> Result
     ) throws(KernelError) -> Result {
         for _ in 0..<20 {
@@ -253,7 +275,7 @@ extension Nftables {
     }
 
     /// The number of the last transaction.
-    private func generation() throws(KernelError) -> UInt64 {
+    func generation() throws(KernelError) -> UInt64 {
         let operation = "ask for nftables' generation"
         guard let answer = try get(NFT_MSG_GETGEN, .unspecified, operation),
             let number = answer.attributes.networkInteger(NFTA_GEN_ID.rawValue)
@@ -261,32 +283,50 @@ extension Nftables {
         return number
     }
 
-    private struct KernelExpression {
+    struct KernelExpression {
         let name: String
         let data: ArraySlice<UInt8>
 
-        /// NF_ACCEPT 1, NF_DROP 0, NFT_JUMP -3, NFT_GOTO -4; nil: no verdict.
+        /// NF_ACCEPT 1, NF_DROP 0, NFT_JUMP -3, NFT_GOTO -4, NFT_RETURN -5; nil: no verdict.
         var verdict: Int32? {
-            guard name == "immediate",
-                let value = Attributes(data).nested(Int(NFTA_IMMEDIATE_DATA.rawValue)),
-                let verdict = value.nested(Int(NFTA_DATA_VERDICT.rawValue)),
-                let code = verdict.networkInteger(NFTA_VERDICT_CODE.rawValue)
+            verdictAttributes?.networkInteger(NFTA_VERDICT_CODE.rawValue).map { Int32(truncatingIfNeeded: $0) }
+        }
+
+        /// The chain that a jump or goto leads to; nil: it is neither.
+        var target: String? { verdictAttributes?.string(Int(NFTA_VERDICT_CHAIN.rawValue)) }
+
+        private var verdictAttributes: Attributes? {
+            guard name == "immediate" else { return nil }
+            return Attributes(data).nested(Int(NFTA_IMMEDIATE_DATA.rawValue))?.nested(Int(NFTA_DATA_VERDICT.rawValue))
+        }
+
+        /// Whether it ends the rule's chain for the packet.
+        var rejects: Bool {
+            name == "reject" || name == "target" && Attributes(data).string(NFTA_TARGET_NAME.rawValue) == "REJECT"
+        }
+
+        /// What iptables keeps a comment in; nil: it is something else.
+        var comment: String? {
+            guard name == "match", Attributes(data).string(NFTA_MATCH_NAME.rawValue) == "comment",
+                let text = Attributes(data)[Int(NFTA_MATCH_INFO.rawValue)]
             else { return nil }
-            return Int32(truncatingIfNeeded: code)
+            return String(decoding: text.prefix { $0 != 0 }, as: UTF8.self)
         }
 
         /// Whether a packet that comes here is accepted, or goes to where it may be.
         var accepts: Bool { verdict == 1 || verdict == -3 || verdict == -4 }
     }
 
-    private struct KernelRule {
+    struct KernelRule {
         let chain: String
+        let handle: UInt64
         let expressions: [KernelExpression]
         let userdata: ArraySlice<UInt8>
 
         init(_ message: NetlinkMessage) {
             let attributes = message.attributes
             chain = attributes.string(NFTA_RULE_CHAIN.rawValue)
+            handle = attributes.networkInteger(NFTA_RULE_HANDLE.rawValue) ?? 0
             expressions = listedValues(attributes[Int(NFTA_RULE_EXPRESSIONS.rawValue)] ?? []).map { value in
                 let parts = Attributes(value)
                 return KernelExpression(
@@ -295,10 +335,21 @@ extension Nftables {
             userdata = attributes[Int(NFTA_RULE_USERDATA.rawValue)] ?? []
         }
 
+        /// What decides about packets.
+        var substance: [KernelExpression] {
+            expressions.filter { !["counter", "log"].contains($0.name) && $0.comment == nil }
+        }
+
         /// Whether it drops or rejects whatever comes there.
         var dropsAll: Bool {
-            let rest = expressions.filter { !["counter", "log", "limit"].contains($0.name) }
-            return rest.count == 1 && (rest[0].name == "reject" || rest[0].verdict == 0)
+            let rest = substance
+            return rest.count == 1 && (rest[0].rejects || rest[0].verdict == 0)
+        }
+
+        /// Whether no packet gets to the next rule directly.
+        var takesAll: Bool {
+            let rest = substance
+            return rest.count == 1 && (rest[0].rejects || rest[0].verdict != nil)
         }
 
         /// An entry of nft's userdata is a type, a length and a value, an octet each for the first two.
@@ -310,7 +361,7 @@ extension Nftables {
                 }
                 rest = rest.dropFirst(Int(length))
             }
-            return ""
+            return expressions.compactMap(\.comment).first ?? ""
         }
     }
 

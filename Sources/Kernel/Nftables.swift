@@ -39,7 +39,7 @@ import SystemPackage
     }
 
     /// A protocol family as nf_tables numbers it (NFPROTO_*, linux/netfilter.h).
-    public struct Family: RawRepresentable, Hashable, Sendable, CustomStringConvertible {
+    public struct Family: RawRepresentable, Hashable, Sendable, Codable, CustomStringConvertible {
         public let rawValue: UInt8
         public init(rawValue: UInt8) { self.rawValue = rawValue }
 
@@ -92,7 +92,7 @@ import SystemPackage
         }
     }
 
-    private func send(_ batch: NftablesBatch, commit: Bool) throws(KernelError) {
+    func send(_ batch: NftablesBatch, commit: Bool) throws(KernelError) {
         var sawEnd = false
         var failure: KernelError?
         try request(batch.datagram(commit: commit)) { message in

@@ -7,6 +7,7 @@ enum Action: Hashable {
     case setSysctls([Setting])
     case commit(Ruleset)
     case deleteTable
+    case changeAccepts(AcceptChanges)
     case raise([String])
     case lower([String])
     case setPromiscuous(String, Bool)
@@ -102,6 +103,7 @@ enum Action: Hashable {
         case .setSysctls(let settings): settings.map { "sysctl -w \($0.sysctl)=\($0.value)" }
         case .commit(let ruleset): ["nft -f - <<'END'\n\(ruleset.nftText)END"]
         case .deleteTable: ["nft delete table inet \(Host.tableName)"]
+        case .changeAccepts(let changes): changes.commands
         case .raise(let links): links.map { "ip link set dev \($0) up" }
         case .lower(let links): links.map { "ip link set dev \($0) down" }
         case .setPromiscuous(let link, let on): ["ip link set dev \(link) promisc \(on ? "on" : "off")"]
@@ -184,6 +186,8 @@ enum Action: Hashable {
         case .setSysctls(let settings): "set \(count(settings.count, "kernel parameter"))"
         case .commit: "commit the ruleset"
         case .deleteTable: "delete the ruleset"
+        case .changeAccepts(let changes):
+            "change \(count(changes.added.count + changes.removed.count, "rule")) of other firewalls"
         case .raise(let links): "bring up \(count(links.count, "interface"))"
         case .lower(let links): "bring down \(count(links.count, "interface"))"
         case .setPromiscuous(let link, let on): "\(on ? "receive" : "no longer receive") all frames on \(link)"

@@ -31,6 +31,8 @@ struct Apply: ~Copyable {
             try Nftables().replace(with: ruleset)
         case .deleteTable:
             _ = try Nftables().delete(table: Host.tableName)
+        case .changeAccepts(let changes):
+            try Nftables().change(adding: changes.added.map(\.accept), removing: changes.removed.map(\.accept))
         case .raise(let links):
             for link in links { batch.setLink(.name(link), up: true) }
             try socket.execute(batch)

@@ -23,6 +23,8 @@ public struct Configuration: Hashable, Sendable, Codable {
     public var routes: [StaticRoute] = []
     /// Whether TCP connections are told of a smaller MTU on their way when they begin.
     public var clampsMSS = false
+    /// Whether rules are added where other firewalls drop what passes the gateways.
+    public var coexists = false
 
     /// A route to a network behind a router that is in one of the VLANs, or behind the uplink.
     public struct StaticRoute: Hashable, Sendable, Codable {

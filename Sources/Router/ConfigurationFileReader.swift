@@ -12,6 +12,7 @@ enum FileKey {
         case portForwards = "port-forwards"
         case routes
         case clampsMSS = "mss-clamp"
+        case coexist
         case fastPath = "fast-path"
         case driver = "vlan-driver"
     }
@@ -74,6 +75,7 @@ struct ConfigurationFileReader {
         if let field = fields[.portForwards] { readPortForwards(field.value, into: &configuration) }
         if let field = fields[.routes] { readRoutes(field.value, into: &configuration) }
         if let field = fields[.clampsMSS] { configuration.clampsMSS = flag(field.value) ?? false }
+        if let field = fields[.coexist] { configuration.coexists = flag(field.value) ?? false }
         if let field = fields[.fastPath] { configuration.fastPath = fastPath(field.value) }
         var driver: Driver?
         if let field = fields[.driver] {

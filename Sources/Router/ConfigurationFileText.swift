@@ -62,6 +62,10 @@ private struct Writer {
         writeForwardsAndRoutes(configuration)
         section("Whether TCP connections are told of a smaller MTU on their way.")
         entry("mss-clamp", configuration.clampsMSS ? "true" : "false", isSaid: configuration.clampsMSS)
+        section(
+            "Whether rules go to Docker's, ufw's and firewalld's chains that let the VLANs pass there. This router's own rules still decide."
+        )
+        entry("coexist", configuration.coexists ? "true" : "false", example: "true", isSaid: configuration.coexists)
         section("What forwards between VLANs beside the kernel: none, or af-packet, workers in user space.")
         if let fastPath = configuration.fastPath {
             line(

@@ -25,6 +25,7 @@ extension Configuration {
         /// `DESTINATION=GATEWAY` each.
         public var routes: [String] = []
         public var clampsMSS = false
+        public var coexists = false
 
         public init() {}
     }
@@ -43,6 +44,7 @@ extension Configuration {
         uplinks = options.uplinks
         masqueradeIPv6 = options.masqueradeIPv6
         clampsMSS = options.clampsMSS
+        coexists = options.coexists
         for text in vlans { self.vlans.append(try Self.parseVLAN(text)) }
         self.vlans.sort { $0.id < $1.id }
         for (first, second) in zip(self.vlans, self.vlans.dropFirst()) where first.id == second.id {

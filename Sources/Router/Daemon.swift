@@ -270,7 +270,7 @@ private struct Keeper {
     /// Who may have undone it.
     private func suspects(_ complaints: [String]) -> String? {
         var words: [String] = []
-        if let lastCommit, complaints.contains(where: { $0.contains("table inet") }) {
+        if let lastCommit, complaints.contains(where: { $0.contains("table inet") || $0.contains("the chain ") }) {
             words.append("\(lastCommit.name), process \(lastCommit.process), has changed rules")
         }
         let others = OtherManagers.running()

@@ -47,7 +47,7 @@ public struct Doctor {
         if let state { findings += runningState(state, host) }
         findings += forwarding(configuration, host, isUp: state != nil)
         findings += reversePathFilter(configuration, host)
-        findings += foreignFirewalls(configuration)
+        findings += foreignFirewalls(configuration, isUp: state != nil)
         findings += bridgeNetfilter(host)
         findings += sizes(configuration, host)
         findings += routes(configuration, host)
@@ -63,9 +63,10 @@ public struct Doctor {
             links: try kernel { () throws(KernelError) in try socket.links() }, addresses: [],
             routes: try kernel { () throws(KernelError) in try socket.routes() }, sysctl: { _ in nil },
             configuredInterfaces: { _ in [] }, table: .unknown)
-        return (foreignFirewalls(configuration) + sizes(configuration, host) + routes(configuration, host)).filter {
-            $0.severity == .blocking
-        }
+        return (foreignFirewalls(configuration, isUp: true) + sizes(configuration, host) + routes(configuration, host))
+            .filter {
+                $0.severity == .blocking
+            }
     }
 
     /// A route of the same length to a VLAN's subnet, by another way, takes its packets.
@@ -186,21 +187,16 @@ public struct Doctor {
         ]
     }
 
+    private static let coexist = "vrouter up --coexist … with the same options as before; or by hand:"
+
     /// An accept in our table cannot overrule a drop in another one.
-    private static func foreignFirewalls(_ configuration: Configuration?) -> [Finding] {
+    private static func foreignFirewalls(_ configuration: Configuration?, isUp: Bool) -> [Finding] {
         let gateways = configuration.map { wanted in wanted.vlans.map { wanted.interfaceName($0.id) } } ?? []
         var findings: [Finding] = []
         do throws(KernelError) {
             let nftables = try Nftables()
-            let families: [Nftables.Family] = [.ip, .ip6, .inet]
-            let dropping = try nftables.baseChains().filter {
-                $0.hook == "forward" && $0.dropsTheRest && families.contains($0.family)
-                    && !($0.family == .inet && $0.table == Host.tableName)
-            }
-            for chain in dropping {
-                let firewall = ForeignFirewall(
-                    chain: chain, chains: Set(try nftables.chainNames(table: chain.table, family: chain.family)))
-                let passing = try nftables.acceptedInputs(table: chain.table, family: chain.family)
+            for firewall in try ForeignFirewall.all(nftables) {
+                let passing = try nftables.acceptedInputs(table: firewall.chain.table, family: firewall.chain.family)
                 let beginnings = passing.filter { $0.hasSuffix("*") }.map { $0.dropLast() }
                 let waiting = gateways.filter { gateway in
                     !passing.contains(gateway) && !beginnings.contains { gateway.hasPrefix($0) }
@@ -210,12 +206,20 @@ public struct Doctor {
                         Finding(
                             "foreign-firewall", .ok,
                             "\(firewall) drops by default, and has rules that let the VLANs pass"))
+                } else if let place = firewall.placeForOthers, configuration?.coexists == true, !isUp {
+                    findings.append(
+                        Finding(
+                            "foreign-firewall", .info,
+                            "\(firewall) drops by default; `vrouter up` adds rules to \(place) that let the VLANs pass")
+                    )
                 } else {
                     findings.append(
                         Finding(
                             "foreign-firewall", .blocking,
-                            "\(firewall) drops whatever it does not accept, also between the VLANs",
-                            remedy: (waiting.isEmpty ? ["GATEWAY"] : waiting).flatMap(firewall.commandsToPass)))
+                            "\(firewall) drops whatever it does not accept, also between the VLANs"
+                                + (firewall.chain.isOwned ? "; only its maker can change its rules" : ""),
+                            remedy: (firewall.placeForOthers == nil ? [] : [Self.coexist])
+                                + (waiting.isEmpty ? ["GATEWAY"] : waiting).flatMap(firewall.commandsToPass)))
                 }
             }
         } catch {

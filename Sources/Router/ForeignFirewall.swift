@@ -3,8 +3,22 @@ import Kernel
 /// A base chain on the forward hook that somebody else has made, and that drops by default.
 struct ForeignFirewall: CustomStringConvertible {
     let chain: Nftables.BaseChain
-    /// The names of all chains of its table.
+    /// The names of the chains that it leads to, and its own.
     let chains: Set<String>
+
+    /// All that there are.
+    static func all(_ nftables: borrowing Nftables) throws(KernelError) -> [ForeignFirewall] {
+        let families: [Nftables.Family] = [.ip, .ip6, .inet]
+        let dropping = try nftables.baseChains().filter {
+            $0.hook == "forward" && $0.dropsTheRest && families.contains($0.family)
+                && !($0.family == .inet && $0.table == Host.tableName)
+        }
+        var result: [ForeignFirewall] = []
+        for chain in dropping {
+            result.append(ForeignFirewall(chain: chain, chains: try nftables.chainsReached(from: chain.fullName)))
+        }
+        return result
+    }
 
     enum Owner: String {
         case docker = "Docker's"
@@ -20,6 +34,24 @@ struct ForeignFirewall: CustomStringConvertible {
         if chain.table == "firewalld" { return .firewalld }
         if chains.contains(where: { $0.hasPrefix("ufw-") || $0.hasPrefix("ufw6-") }) { return .ufw }
         return chain.name == "FORWARD" && chain.family != .inet ? .iptables : .administrator
+    }
+
+    /// The chain in which its maker expects rules of others, and that packets come to before they are dropped; nil: there is none.
+    ///
+    /// Docker and ufw have one for that. firewalld has none: each of its zones ends with a verdict for whatever comes there, and so
+    /// the only place is in the base chain, before the zones. What an administrator has made himself is left alone.
+    var placeForOthers: Nftables.ChainName? {
+        // iptables' tables are owned by nobody, and so are those of older versions of firewalld.
+        guard !chain.isOwned else { return nil }
+        let name: String? =
+            switch owner {
+            case .docker: "DOCKER-USER"
+            case .ufw: chain.family == .ip6 ? "ufw6-user-forward" : "ufw-user-forward"
+            case .firewalld: chain.name
+            case .iptables, .administrator: nil
+            }
+        guard let name, chains.contains(name) else { return nil }
+        return Nftables.ChainName(family: chain.family, table: chain.table, name: name)
     }
 
     var description: String { "the chain \(chain.family) \(chain.table) \(chain.name) (\(owner.rawValue))" }

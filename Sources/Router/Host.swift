@@ -15,6 +15,8 @@ struct Host {
     var configuredInterfaces: (IPFamily) -> [String]
     /// Of our table.
     var table: Table
+    /// Read only where rules of ours are in other firewalls' chains, or are to be; nil: they are not, or may not be looked at.
+    var otherFirewalls: OtherFirewalls?
     /// What is on the interfaces that carry VLANs, by their index; looked at where there may be programs of ours.
     var trunks: [UInt32: Trunk]
     /// Whether a process keeps the gateways like their parents.
@@ -121,6 +123,9 @@ struct Host {
             sysctl: { sysctl in (try? sysctl.read()) ?? nil },
             configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
             table: readTable())
+        if let state, !state.accepts.isEmpty || state.configuration.coexists || wanted?.coexists == true {
+            host.otherFirewalls = try OtherFirewalls.read()
+        }
         guard let state, state.looksAtTrunks || wanted?.fastPath != nil else { return host }
         let names = Set(state.parents.keys).union(state.configuration.parents).union(wanted?.parents ?? [])
         let vlans = Set((state.configuration.vlans + (wanted?.vlans ?? [])).map(\.id)).union(state.links)

@@ -81,9 +81,12 @@ struct Planner {
         if wanted == nil, state.startedFollower, host.isFollowed { actions.append(.stopFollower) }
 
         restoreUnwantedSysctls()
+        // Our own rules are there before these, and until after them.
+        if wanted == nil { planAccepts() }
         if let wanted {
             // While interfaces come and go, the rules name all of them: at no moment is one of them without.
             try planRuleset(wanted, alsoFor: dropped, again: !dropped.isEmpty)
+            planAccepts()
             let carriers = wanted.carriers
             for name in wanted.parents where !carriers.contains(name) { prepareParent(name, wanted) }
             addLinks(wanted, wanted.vlans.filter { $0.outer == nil })
@@ -298,7 +301,7 @@ struct Planner {
     }
 
     /// From now on, and in the end.
-    private mutating func take(_ change: (inout State) -> Void) {
+    mutating func take(_ change: (inout State) -> Void) {
         change(&held)
         change(&outcome)
     }
@@ -602,7 +605,7 @@ extension State {
     /// Whether nothing of the host has been changed.
     var isEmpty: Bool {
         links.isEmpty && addresses.isEmpty && mtus.isEmpty && routes.isEmpty && raised.isEmpty && sysctls.isEmpty
-            && table == nil && !startedFollower && !startedFastPath
+            && table == nil && accepts.isEmpty && !startedFollower && !startedFastPath
             && parents.values.allSatisfy { $0 == Parent(index: $0.index) }
     }
 }

@@ -6,7 +6,7 @@ import SystemPackage
 /// What vrouter has changed in a network namespace, written down before it is done: the journal that `down` and the next `up` go by.
 /// Everything here may or may not have happened where `phase` is `applying`.
 struct State: Hashable, Codable {
-    static let currentVersion = 3
+    static let currentVersion = 4
 
     var version = currentVersion
     var phase = Phase.applying
@@ -39,6 +39,8 @@ struct State: Hashable, Codable {
     var sysctls: [FormerValue] = []
     /// The ruleset as we committed it, and as the kernel then showed it.
     var table: Table?
+    /// Rules that we added to chains of other firewalls.
+    var accepts: Set<Nftables.Accept> = []
     /// The change goes back by itself unless it is confirmed; nil: it stays.
     var unconfirmed: Confirmation?
 

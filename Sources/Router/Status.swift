@@ -16,6 +16,8 @@ public struct Status: Sendable, Encodable {
     public var vlans: [VLAN]
     public var routes: [RouteEntry]
     public var rules: [Rule]
+    /// Chains of other firewalls in which rules of ours accept what passes the gateways, as nft writes them: `ip filter DOCKER-USER`.
+    public var acceptedIn: [String]
     /// absent: it is not wanted.
     public var fastPath: FastPathStatus?
     /// What no longer is as `up` left it, in words; empty: nothing.
@@ -89,7 +91,7 @@ public struct Status: Sendable, Encodable {
             forwarding: Forwarding(
                 ipv4: host.sysctl(Sysctl("net/ipv4/ip_forward")) == "1",
                 ipv6: host.sysctl(Sysctl("net/ipv6/conf/all/forwarding")) == "1"),
-            vlans: [], routes: host.routeEntries, rules: [], drift: [])
+            vlans: [], routes: host.routeEntries, rules: [], acceptedIn: [], drift: [])
         // Only root may look whether there is a process.
         if let process = (try? ProcessLock.holder(file.daemonLockPath)) ?? nil {
             status.service = Service(
@@ -130,6 +132,7 @@ public struct Status: Sendable, Encodable {
                     }))
         }
         status.rules = try rules()
+        status.acceptedIn = Set(state.accepts.map(\.chain)).sorted().map(\.description)
         status.drift = try drift(state, host)
         return status
     }
@@ -174,6 +177,7 @@ extension Action {
         case .endSessions: []
         case .commit: ["the table inet \(Host.tableName) is not as it was committed"]
         case .deleteTable: ["the table inet \(Host.tableName) is still there"]
+        case .changeAccepts(let changes): changes.complaints
         case .raise(let links): links.map { "\($0) is down" }
         case .lower(let links): links.map { "\($0) is up" }
         case .setPromiscuous(let link, let on): ["\(link) is \(on ? "not " : "")promiscuous"]

@@ -127,6 +127,14 @@ struct RoutingOptions: ParsableArguments {
         help: "Tell TCP connections that begin of a smaller MTU on their way.")
     var clampsMSS = false
 
+    @Flag(
+        name: .customLong("coexist"),
+        help: """
+            Where Docker, ufw or firewalld drop what passes the gateways, add rules to their chains that let it pass there, and take \
+            them away again with `down`. Who reaches whom is still as the other options say.
+            """)
+    var coexists = false
+
     /// Whether any of these is given.
     var isGiven: Bool { file != nil || firstOption != nil }
 
@@ -140,6 +148,7 @@ struct RoutingOptions: ParsableArguments {
         let values = [
             vlan.parent.map { "--parent \($0)" }, vlan.masquerade.map { "--masquerade \($0.rawValue)" },
             masqueradeIPv6.map { "--masquerade-ipv6 \($0.rawValue)" }, clampsMSS ? "--mss-clamp" : nil,
+            coexists ? "--coexist" : nil,
         ]
         return values.compactMap(\.self).first
             ?? lists.compactMap { option, texts in unjoined(texts).first.map { "\(option) \($0)" } }.first
@@ -195,6 +204,7 @@ struct RoutingOptions: ParsableArguments {
         options.portForwards = unjoined(portForwards)
         options.routes = unjoined(routes)
         options.clampsMSS = clampsMSS
+        options.coexists = coexists
         return ConfigurationFile(
             try Configuration(
                 parent: parent, vlans: unjoined(vlan.vlans), masquerade: vlan.masquerade ?? .vlans,

@@ -47,6 +47,9 @@ struct StatusCommand: ParsableCommand {
         rules.rightAligned = [2, 3]
         for rule in status.rules { rules.add([rule.chain, rule.comment, String(rule.packets), String(rule.bytes)]) }
         if !status.rules.isEmpty { print(rules.text) }
+        if !status.acceptedIn.isEmpty {
+            print("let pass in other firewalls: \(status.acceptedIn.joined(separator: ", "))\n")
+        }
 
         var routes = Table(["route", "via", "interface"])
         for route in status.routes { routes.add([route.destination, route.gateway ?? "-", route.interface ?? "-"]) }

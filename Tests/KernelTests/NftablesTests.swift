@@ -377,6 +377,52 @@ struct NftablesTests {
         #expect(prints[0] != nil && prints[0] == prints[1])
     }
 
+    // MARK: Rules in other programs' chains
+
+    @Test("A rule is added and removed once, and only as what it is; another transaction in between is noticed")
+    func accepts() throws {
+        let chain = Nftables.ChainName(family: .ip, table: "filter", name: "USER")
+        let gone = Nftables.ChainName(family: .ip, table: "filter", name: "GONE")
+        let accepts = [Nftables.Accept.Direction.input, .output].map {
+            Nftables.Accept(chain: chain, direction: $0, interface: "enp0s8.100")
+        }
+        let nowhere = Nftables.Accept(chain: gone, direction: .input, interface: "enp0s8.100")
+        let theirs = """
+            table ip filter { chain USER {
+            iifname "enp0s8.100" ip daddr 10.0.0.1 accept comment "\(Nftables.Accept.comment)"
+            iifname "enp0s8.1*" accept comment "\(Nftables.Accept.comment)"
+            iifname "enp0s8.100" accept comment "another"
+            iifname != "enp0s8.100" accept comment "\(Nftables.Accept.comment)"
+            return
+            }; }
+            """
+        let (before, during, after, ours, refused) = try Namespace.runInNew { () throws(KernelError) in
+            let nftables = try Nftables()
+            try nft("-f", "-", input: theirs)
+            let before = try nft("list", "ruleset")
+            try nftables.change(adding: accepts + [nowhere], removing: [])
+            try nftables.change(adding: accepts, removing: [nowhere])
+            let during = try nft("list", "ruleset")
+            let ours = try nftables.acceptSurvey().accepts
+            let generation = try nftables.generation()
+            try nft("add table ip other")
+            var late = NftablesBatch(generation: UInt32(truncatingIfNeeded: generation))
+            for accept in accepts { late.delete(accept, handle: ours[accept]?.first ?? 0) }
+            var refused: KernelError?
+            do throws(KernelError) { try nftables.send(late, commit: true) } catch { refused = error }
+            try nft("delete table ip other")
+            try nftables.change(adding: [], removing: accepts)
+            return (before, during, try nft("list", "ruleset"), ours, refused)
+        }
+        #expect(Set(ours.keys) == Set(accepts) && ours.values.allSatisfy { $0.count == 1 })
+        #expect(lines(during).count == lines(before).count + 2)
+        #expect(
+            lines(during).firstIndex { $0.contains("oifname \"enp0s8.100\"") }
+                == lines(during).firstIndex { $0.contains("return") }.map { $0 - 1 })
+        #expect(refused?.errno.rawValue == 85, "ERESTART")
+        #expect(after == before)
+    }
+
     // MARK: Looking around
 
     @Test("Base chains of all tables and families, with what they do by default")

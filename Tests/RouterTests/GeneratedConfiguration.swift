@@ -28,6 +28,7 @@ enum GeneratedConfiguration {
         configuration.masquerade = Policy.Masquerade.allCases.pick(&generator)
         configuration.masqueradeIPv6 = Policy.Masquerade.allCases.pick(&generator)
         configuration.clampsMSS = Bool.random(using: &generator)
+        configuration.coexists = Bool.random(using: &generator)
         if Bool.random(using: &generator) {
             configuration.fastPath = Configuration.FastPath(
                 workers: Int.random(in: 1...64, using: &generator), threshold: [0, 7, .max].pick(&generator),

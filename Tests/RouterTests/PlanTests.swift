@@ -278,6 +278,46 @@ import Testing
         ]
         #expect(commands.filter(links.contains) == links, "each on one that is there already")
     }
+
+    /// Rules in another firewall's chain come behind our own, and go before them.
+    @Test func acceptsAreThereOnlyWhereOurRulesAre() throws {
+        var wanted = article
+        wanted.coexists = true
+        let place = Nftables.ChainName(family: .ip, table: "filter", name: "DOCKER-USER")
+        var before = host()
+        before.otherFirewalls = OtherFirewalls(places: [place])
+        before.otherFirewalls?.survey.ends[place] = .init(number: 3, handle: 9)
+        let up = try Plan(from: state(wanted), on: before, to: wanted)
+        #expect(
+            words(up)[...4] == [
+                "nft -f - <<'END'",
+                "iptables -I DOCKER-USER 3 -i enp0s8.100 -m comment --comment 'vrouter up --coexist' -j ACCEPT",
+                "iptables -I DOCKER-USER 4 -o enp0s8.100 -m comment --comment 'vrouter up --coexist' -j ACCEPT",
+                "iptables -I DOCKER-USER 5 -i enp0s8.200 -m comment --comment 'vrouter up --coexist' -j ACCEPT",
+                "iptables -I DOCKER-USER 6 -o enp0s8.200 -m comment --comment 'vrouter up --coexist' -j ACCEPT",
+            ])
+        #expect(up.journal.accepts.count == 4 && up.outcome?.accepts == up.journal.accepts)
+
+        var after = host(
+            [vlan(100, index: 3), vlan(200, index: 4)], sysctls: ["net/ipv4/ip_forward": "1"],
+            table: .present(fingerprint: "x"))
+        let held = try #require(up.outcome)
+        after.otherFirewalls = OtherFirewalls(places: [place])
+        for accept in held.accepts { after.otherFirewalls?.survey.accepts[accept] = [1] }
+        // One that is there and that we have not made.
+        let other = Nftables.Accept(chain: place, direction: .input, interface: "enp0s8.300")
+        after.otherFirewalls?.survey.accepts[other] = [2]
+        let down = try Plan(from: held, on: after, to: nil)
+        let commands = words(down)
+        let deletions = commands.indices.filter { commands[$0].hasPrefix("iptables -D DOCKER-USER ") }
+        #expect(deletions.count == 4)
+        #expect(commands[(deletions.last ?? 0)...].contains("nft delete table inet vrouter"))
+        #expect(!commands.contains { $0.contains("enp0s8.300") })
+        // Who may not look at rules leaves them alone, and remembers them.
+        after.otherFirewalls = nil
+        let blind = try Plan(from: held, on: after, to: wanted)
+        #expect(!words(blind).contains { $0.hasPrefix("iptables") } && blind.outcome?.accepts == held.accepts)
+    }
 }
 
 extension Configuration {

@@ -8,10 +8,7 @@ import Testing
 
     private func host() throws -> TestHost {
         let host = try TestHost()
-        // A container host's kernel has these on for new namespaces.
-        try host.sh(
-            "for p in iptables ip6tables arptables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$p || true; done 2>/dev/null"
-        )
+        try host.quietBridges()
         return host
     }
 
