@@ -62,7 +62,7 @@ import Testing
         #expect(try ask(iot, "172.16.20.1", 22) == "connected")
     }
 
-    @Test func servicesAndHowTheRestIsRefused() throws {
+    @Test(whereItIsFast) func servicesAndHowTheRestIsRefused() throws {
         let site = try Site()
         let file = TemporaryFile(
             """
@@ -179,7 +179,7 @@ import Testing
         #expect(try ask(site.outside, "192.0.2.1", 8080) == "refused")
     }
 
-    @Test func masqueradeForIPv6() throws {
+    @Test(whereItIsFast) func masqueradeForIPv6() throws {
         let site = try Site()
         try site.router.sh("ip address add 2001:db8::1/64 dev uplink0 nodad")
         try site.outside.sh(
@@ -201,7 +201,7 @@ import Testing
     }
 
     /// Between VLANs of different MTUs, where errors do not come through.
-    @Test func segmentsThatFit() throws {
+    @Test(whereItIsFast) func segmentsThatFit() throws {
         let site = try Site()
         func size() throws -> String {
             let capture = try site.host(200).start([
