@@ -28,6 +28,13 @@ extension Ruleset {
             let types: [(String, JSON)] = [("type", ["ifname", "ifname"]), ("map", "verdict")]
             commands.append(["add": ["map": .object(named(map.name) + types + list(elements))]])
         }
+        // The schema has no word for the counter.
+        for part in flowtableParts {
+            let members: [(String, JSON)] = [
+                ("hook", "ingress"), ("prio", .number(0)), ("dev", .array(part.map(JSON.string))),
+            ]
+            commands.append(["add": ["flowtable": .object(named(Self.flows) + members)]])
+        }
         for chain in chains {
             commands += chain.rules.map { ["add": ["rule": $0.nftJSON(in: chain.name)]] }
         }
@@ -87,6 +94,7 @@ extension Ruleset.Action {
             ["vmap": ["key": ["concat": [meta("iifname"), meta("oifname")]], "data": .string("@\(map)")]]
         case .notrack: ["notrack": .null]
         case .masquerade: ["masquerade": .null]
+        case .offload: ["flow": ["op": "add", "flowtable": .string("@\(Ruleset.flows)")]]
         }
     }
 }

@@ -16,6 +16,8 @@ extension Ruleset {
             let entries = map.elements.map { "\(quoted($0.pair.from)) . \(quoted($0.pair.to)) : \($0.verdict.nftText)" }
             lines += block("map \(map.name)", ["type ifname . ifname : verdict"] + elements(entries))
         }
+        let parts = flowtableParts.map(flowtableMembers)
+        if let first = parts.first { lines += block("flowtable \(Self.flows)", first) }
         for chain in chains {
             let hook = chain.hook.map(\.words).map {
                 ["type \($0.type) hook \($0.hook) priority \($0.priority); policy accept;"]
@@ -23,8 +25,17 @@ extension Ruleset {
             lines += block("chain \(chain.name)", (hook ?? []) + chain.rules.map(\.nftText))
         }
         lines.append("}")
+        for part in parts.dropFirst() {
+            lines.append("add flowtable inet \(Self.table) \(Self.flows) { \(part.joined(separator: " ")) }")
+        }
         return lines.joined(separator: "\n") + "\n"
     }
+}
+
+/// With a counter for each connection, as connection tracking would count it.
+private func flowtableMembers(_ devices: [String]) -> [String] {
+    let names = devices.map(quoted).joined(separator: ", ")
+    return ["hook ingress priority filter;"] + (devices.isEmpty ? [] : ["devices = { \(names) };"]) + ["counter;"]
 }
 
 private func block(_ head: String, _ body: [String]) -> [String] {
@@ -68,6 +79,7 @@ extension Ruleset.Action {
         case .verdictMap(let map): "iifname . oifname vmap @\(map)"
         case .notrack: "notrack"
         case .masquerade: "masquerade"
+        case .offload: "flow add @\(Ruleset.flows)"
         }
     }
 }

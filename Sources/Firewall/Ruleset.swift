@@ -12,6 +12,18 @@ public struct Ruleset: Hashable, Sendable {
     public let sets: [InterfaceSet]
     public let maps: [VerdictMap]
     public let chains: [Chain]
+    /// Interfaces at which the kernel forwards packets of connections that were let through, as soon as they arrive and past all chains: by
+    /// the flow table `Ruleset.flows`. nil: there is none.
+    public private(set) var flowtable: [String]?
+
+    public static let flows = "flows"
+
+    /// The flow table's interfaces in parts: the kernel takes less than 256 at once.
+    public var flowtableParts: [[String]] {
+        guard let flowtable else { return [] }
+        let starts = stride(from: 0, to: max(1, flowtable.count), by: 250)
+        return starts.map { Array(flowtable[$0..<min($0 + 250, flowtable.count)]) }
+    }
 
     /// A named set of interface names.
     public struct InterfaceSet: Hashable, Sendable {
@@ -90,6 +102,8 @@ public struct Ruleset: Hashable, Sendable {
         case verdictMap(String)
         case notrack
         case masquerade
+        /// Put the connection into the flow table. The kernel does so with TCP and UDP that needs no helper.
+        case offload
     }
 
     public enum Verdict: Hashable, Sendable {
@@ -102,7 +116,9 @@ public struct Ruleset: Hashable, Sendable {
 
 extension Ruleset {
     /// Compiles `policy`. How many rules there are does not depend on how many VLANs: only sets and maps grow.
-    public init(_ policy: Policy) {
+    ///
+    /// - Parameter flowtable: interfaces that there are; nil: no flow table.
+    public init(_ policy: Policy, flowtable: [String]? = nil) {
         let vlans = "vlans"
         let pairs = "pairs"
         let decide = "decide"
@@ -126,16 +142,19 @@ extension Ruleset {
             Rule(.input(in: vlans), then: .verdict(.goto(decide)), comment: "comes from a VLAN"),
             Rule(.output(in: vlans), then: .verdict(.goto(decide)), comment: "goes into a VLAN"),
         ]
-        let decisions = [
-            Rule(.state([.established, .related]), then: .verdict(.accept), comment: Reason.known),
-            Rule(.state([.invalid]), then: .verdict(.drop), comment: Reason.invalid),
-            Rule(then: .verdictMap(pairs), comment: Reason.exceptions),
-            Rule(.input(in: vlans), then: .verdict(.accept), comment: Reason.fromVLAN),
-            // A drop here is final, whatever other tables accept. Who forwards a port into a VLAN has decided that it
-            // may be reached, and would otherwise have no way to say so.
-            Rule(.destinationTranslated, then: .verdict(.accept), comment: Reason.forwardedPort),
-            Rule(then: .verdict(.drop), comment: Reason.outside),
-        ]
+        self.flowtable = flowtable
+        let offload = Rule(.state([.established]), then: .offload, comment: Reason.offloaded)
+        let decisions =
+            (flowtable == nil ? [] : [offload]) + [
+                Rule(.state([.established, .related]), then: .verdict(.accept), comment: Reason.known),
+                Rule(.state([.invalid]), then: .verdict(.drop), comment: Reason.invalid),
+                Rule(then: .verdictMap(pairs), comment: Reason.exceptions),
+                Rule(.input(in: vlans), then: .verdict(.accept), comment: Reason.fromVLAN),
+                // A drop here is final, whatever other tables accept. Who forwards a port into a VLAN has decided that it
+                // may be reached, and would otherwise have no way to say so.
+                Rule(.destinationTranslated, then: .verdict(.accept), comment: Reason.forwardedPort),
+                Rule(then: .verdict(.drop), comment: Reason.outside),
+            ]
         chains =
             [
                 Chain(name: "forward", hook: .forward, rules: forward),
@@ -190,6 +209,7 @@ extension Ruleset {
 /// What a rule sees, in the words that all formats use.
 enum Reason {
     static let known = "belongs to a connection that was let through"
+    static let offloaded = "belongs to a connection: from here on by the flow table"
     static let invalid = "belongs to no connection"
     static let exceptions = "new: VLAN pairs with a verdict of their own"
     static let untracked = "from a VLAN to a VLAN: without a connection, as the fast path has none"

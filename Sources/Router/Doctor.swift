@@ -138,7 +138,7 @@ public struct Doctor {
             return [
                 Finding(
                     "state", .blocking,
-                    "no longer as `up` left it: \(plan.actions.flatMap(\.complaints).joined(separator: "; "))",
+                    "no longer as `up` left it: \(plan.complaints.joined(separator: "; "))",
                     remedy: ["vrouter up … with the same options as before"])
             ]
         } catch {

@@ -26,7 +26,10 @@ struct Rules: ParsableCommand {
         let configuration = try routing.configuration()
         let ruleset = try reportingFailure { () throws(Failure) in
             try configuration.requireEffect()
-            return Ruleset(try configuration.policy())
+            // Whether 'auto' means one depends on the kernel.
+            return Ruleset(
+                try configuration.policy(),
+                flowtable: configuration.flowtable == .on ? configuration.flowtableInterfaces : nil)
         }
         switch format {
         case .nft: print(ruleset.nftText, terminator: "")

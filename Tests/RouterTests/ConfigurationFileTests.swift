@@ -156,7 +156,7 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             "- vlans",
             "f:1:1: the file is a mapping of parent, uplink, vlans, masquerade, masquerade-ipv6, deny, addresses, policy, "
-                + "port-forwards, routes, mss-clamp, coexist, fast-path, vlan-driver, and not a list"),
+                + "port-forwards, routes, mss-clamp, coexist, flowtable, fast-path, vlan-driver, and not a list"),
         // keys
         Bad(good + "masquerde: none", "f:4:1: unknown key 'masquerde' in the file; did you mean 'masquerade'?"),
         Bad(
@@ -192,7 +192,7 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             good + "? [a]\n: b",
             "f:4:3: here belongs one of parent, uplink, vlans, masquerade, masquerade-ipv6, deny, addresses, policy, "
-                + "port-forwards, routes, mss-clamp, coexist, fast-path, vlan-driver, and not a list"),
+                + "port-forwards, routes, mss-clamp, coexist, flowtable, fast-path, vlan-driver, and not a list"),
         // values
         Bad(
             "parent: p\nvlans: {1: {outer: 2}, 2: {outer: 1, addresses: 10.0.2.1/24}, 3: {addresses: 10.0.3.1/24, outer: 4}}",
