@@ -287,6 +287,10 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             "vlans: {1: 10.0.1.1/24}\naddresses: {p: [10.0.1.9/24]}",
             "f:2:17: 10.0.1.9/24 is an address in a network and not the network; write 10.0.1.0/24"),
+        Bad(
+            good + "flowtable: auto\nfast-path: af-packet",
+            "f:4:1: there is a fast path as well, and a connection can only be forwarded by one of the two; leave out 'flowtable' or 'fast-path'"
+        ),
         // what leads elsewhere
         Bad(
             good + "port-forwards: [{port: tcp, to: 10.0.1.9}]",
