@@ -86,11 +86,11 @@ struct Planner {
         // Our own rules are there before these, and until after them.
         if wanted == nil { planAccepts() }
         if let wanted {
-            // While interfaces come and go, the rules name all of them: at no moment is one of them without.
             flowtable = try flowtableInterfaces(wanted)
-            // A flow table has only interfaces that are there.
-            isFlowtableLate =
-                flowtable?.allSatisfy { host.link($0) != nil } == false || !dropped.isEmpty && flowtable != nil
+            // It takes only interfaces that are there, and comes when all are.
+            let isComplete = dropped.isEmpty && flowtable?.allSatisfy { host.link($0) != nil } != false
+            isFlowtableLate = flowtable != nil && !isComplete
+            // While interfaces come and go, the rules name all of them: at no moment is one of them without.
             try planRuleset(
                 wanted, alsoFor: dropped, again: !dropped.isEmpty, flowtable: isFlowtableLate ? nil : flowtable)
             planAccepts()

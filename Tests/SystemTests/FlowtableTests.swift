@@ -18,6 +18,10 @@ import Testing
         #expect(on.status == 69 && on.errors.contains("--flowtable on: this kernel has no flow tables"), "\(on)")
         #expect(on.errors.contains("remedy: --flowtable auto does without"), "\(on)")
         try requireUnchanged(host, since: before)
+        let doctor = try host.run(
+            [Product.path, "doctor", "-f", "-"],
+            input: "parent: enp0s8\nvlans: {100: 172.16.10.1/24}\nflowtable: on\n")
+        #expect(doctor.status == 1 && doctor.output.contains("✗ flowtable: the kernel has no flow tables"), "\(doctor)")
         #expect(try host.vrouter("\(Self.up) --flowtable auto").status == 0)
         let status = try host.vrouter("status")
         #expect(status.status == 0 && status.output.contains("flow table: this kernel has none\n"), "\(status)")
