@@ -34,7 +34,7 @@ extension Ruleset {
         [
             ("policy", !ZoneRules(policy).chains.isEmpty), ("uplink", !policy.uplinks.isEmpty),
             ("port-forwards", !policy.portForwards.isEmpty),
-            ("mss-clamp", policy.clampsMSS),
+            ("mss-clamp", policy.clampsMSS), ("flowtable", flowtable != nil),
         ].filter(\.1).map(\.0)
     }
 

@@ -36,6 +36,13 @@ extension Ruleset {
             let types: [(String, JSON)] = [("type", type.count == 1 ? type[0] : .array(type)), ("map", "verdict")]
             commands.append(["add": ["map": .object(named(map.name) + types + list(elements))]])
         }
+        // The schema has no word for the counter.
+        for part in flowtableParts {
+            let members: [(String, JSON)] = [
+                ("hook", "ingress"), ("prio", .number(0)), ("dev", .array(part.map(JSON.string))),
+            ]
+            commands.append(["add": ["flowtable": .object(named(Self.flows) + members)]])
+        }
         for chain in chains {
             commands += chain.rules.map { ["add": ["rule": $0.nftJSON(in: chain.name)]] }
         }
@@ -151,6 +158,7 @@ extension Ruleset.Action {
                     "key": ["tcp option": ["name": "maxseg", "field": "size"]], "value": ["rt": ["key": "mtu"]],
                 ]
             ]
+        case .offload: ["flow": ["op": "add", "flowtable": .string("@\(Ruleset.flows)")]]
         }
     }
 }

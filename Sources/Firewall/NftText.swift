@@ -26,6 +26,8 @@ extension Ruleset {
             let type = Array(repeating: "ifname", count: map.keyParts).joined(separator: " . ")
             lines += block("map \(map.name)", ["type \(type) : verdict"] + elements(entries))
         }
+        let parts = flowtableParts.map(flowtableMembers)
+        if let first = parts.first { lines += block("flowtable \(Self.flows)", first) }
         for chain in chains {
             let hook = chain.hook.map(\.words).map {
                 ["type \($0.type) hook \($0.hook) priority \($0.priority); policy accept;"]
@@ -33,8 +35,17 @@ extension Ruleset {
             lines += block("chain \(chain.name)", (hook ?? []) + chain.rules.map(\.nftText))
         }
         lines.append("}")
+        for part in parts.dropFirst() {
+            lines.append("add flowtable inet \(Self.table) \(Self.flows) { \(part.joined(separator: " ")) }")
+        }
         return lines.joined(separator: "\n") + "\n"
     }
+}
+
+/// With a counter for each connection, as connection tracking would count it.
+private func flowtableMembers(_ devices: [String]) -> [String] {
+    let names = devices.map(quoted).joined(separator: ", ")
+    return ["hook ingress priority filter;"] + (devices.isEmpty ? [] : ["devices = { \(names) };"]) + ["counter;"]
 }
 
 private func block(_ head: String, _ body: [String]) -> [String] {
@@ -115,6 +126,7 @@ extension Ruleset.Action {
         case .translate(.v4(let address), let port): "dnat ip to \(address):\(port)"
         case .translate(.v6(let address), let port): "dnat ip6 to [\(address)]:\(port)"
         case .clampMSS: "tcp option maxseg size set rt mtu"
+        case .offload: "flow add @\(Ruleset.flows)"
         }
     }
 }

@@ -15,6 +15,18 @@ public struct Ruleset: Hashable, Sendable {
     public let addressSets: [AddressSet]
     public let maps: [VerdictMap]
     public let chains: [Chain]
+    /// Interfaces at which the kernel forwards packets of connections that were let through, as soon as they arrive and past all chains: by
+    /// the flow table `Ruleset.flows`. nil: there is none.
+    public private(set) var flowtable: [String]?
+
+    public static let flows = "flows"
+
+    /// The flow table's interfaces in parts: the kernel takes less than 256 at once.
+    public var flowtableParts: [[String]] {
+        guard let flowtable else { return [] }
+        let starts = stride(from: 0, to: max(1, flowtable.count), by: 250)
+        return starts.map { Array(flowtable[$0..<min($0 + 250, flowtable.count)]) }
+    }
 
     /// A named set of interface names.
     public struct InterfaceSet: Hashable, Sendable {
@@ -143,6 +155,8 @@ public struct Ruleset: Hashable, Sendable {
         case translate(to: IPAddress, port: UInt16)
         /// The largest segment that a TCP connection announces becomes what fits through the way that it takes, if that is less.
         case clampMSS
+        /// Put the connection into the flow table. The kernel does so with TCP and UDP that needs no helper.
+        case offload
     }
 
     /// What a verdict map is asked for.
@@ -165,8 +179,11 @@ public struct Ruleset: Hashable, Sendable {
 
 extension Ruleset {
     /// Compiles `policy`. How many rules there are does not depend on how many VLANs: only sets and maps grow.
-    public init(_ policy: Policy) {
+    ///
+    /// - Parameter flowtable: interfaces that there are; nil: no flow table.
+    public init(_ policy: Policy, flowtable: [String]? = nil) {
         let zones = ZoneRules(policy)
+        self.flowtable = flowtable
         self.policy = policy
         sets =
             [InterfaceSet(name: Name.vlans, elements: policy.gateways.map(\.interface))]
@@ -188,8 +205,9 @@ extension Ruleset {
             Rule(.input(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "comes from a VLAN"),
             Rule(.output(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "goes into a VLAN"),
         ]
+        let offload = Rule(.state([.established]), then: .offload, comment: Reason.offloaded)
         let decisions =
-            [
+            (flowtable == nil ? [] : [offload]) + [
                 Rule(.state([.established, .related]), then: .verdict(.accept), comment: Reason.known),
                 Rule(.state([.invalid]), then: .verdict(.drop), comment: Reason.invalid),
                 Rule(then: .verdictMap([.input, .output], Name.pairs), comment: Reason.exceptions),
@@ -293,6 +311,7 @@ extension IPFamily {
 /// What a rule sees, in the words that all formats use.
 enum Reason {
     static let known = "belongs to a connection that was let through"
+    static let offloaded = "belongs to a connection: from here on by the flow table"
     static let invalid = "belongs to no connection"
     static let exceptions = "new: VLAN pairs with a verdict of their own"
     static let untracked = "from a VLAN to a VLAN: without a connection, as the fast path has none"

@@ -92,6 +92,8 @@ public struct Connection: Hashable, Sendable {
     public var hasSourceTranslation: Bool { status & IPS_SRC_NAT.rawValue != 0 }
     public var hasDestinationTranslation: Bool { status & IPS_DST_NAT.rawValue != 0 }
     /// Octets are put in or taken out: TCP's sequence numbers change on the way.
+    /// Whether it is in a flow table.
+    public var isOffloaded: Bool { status & IPS_OFFLOAD.rawValue != 0 }
     public var adjustsSequence: Bool { status & IPS_SEQ_ADJUST.rawValue != 0 }
 
     /// Of TCP.

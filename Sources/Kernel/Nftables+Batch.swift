@@ -48,6 +48,7 @@ struct NftablesBatch {
         for set in ruleset.sets { add(set.name, set.elements) }
         for set in ruleset.addressSets { add(set) }
         for map in ruleset.maps { add(map) }
+        for part in ruleset.flowtableParts { addFlowtable(part) }
         for chain in ruleset.chains {
             for rule in chain.rules { add(rule, to: chain.name) }
         }
@@ -124,6 +125,27 @@ extension NftablesBatch {
         }
         unsafe append(NFT_MSG_NEWCHAIN, .inet, flags: NLM_F_CREATE, "add nftables chain \(chain.name)") { header in
             unsafe nftnl_chain_nlmsg_build_payload(header, object)
+        }
+    }
+
+    /// The second time, it gets more devices.
+    private mutating func addFlowtable(_ devices: [String]) {
+        unsafe append(NFT_MSG_NEWFLOWTABLE, .inet, flags: NLM_F_CREATE, "add nftables flowtable \(Ruleset.flows)") {
+            header in
+            unsafe mnl_attr_put_strz(header, UInt16(NFTA_FLOWTABLE_TABLE.rawValue), Ruleset.table)
+            unsafe mnl_attr_put_strz(header, UInt16(NFTA_FLOWTABLE_NAME.rawValue), Ruleset.flows)
+            unsafe mnl_attr_put_u32(
+                header, UInt16(NFTA_FLOWTABLE_FLAGS.rawValue), NFT_FLOWTABLE_COUNTER.rawValue.bigEndian)
+            let hook = unsafe mnl_attr_nest_start(header, UInt16(NFTA_FLOWTABLE_HOOK.rawValue))
+            // NF_NETDEV_INGRESS, and the priority that nft calls `filter`.
+            unsafe mnl_attr_put_u32(header, UInt16(NFTA_FLOWTABLE_HOOK_NUM.rawValue), 0)
+            unsafe mnl_attr_put_u32(header, UInt16(NFTA_FLOWTABLE_HOOK_PRIORITY.rawValue), 0)
+            if !devices.isEmpty {
+                let list = unsafe mnl_attr_nest_start(header, UInt16(NFTA_FLOWTABLE_HOOK_DEVS.rawValue))
+                for device in devices { unsafe mnl_attr_put_strz(header, UInt16(NFTA_DEVICE_NAME.rawValue), device) }
+                unsafe mnl_attr_nest_end(header, list)
+            }
+            unsafe mnl_attr_nest_end(header, hook)
         }
     }
 
@@ -510,6 +532,10 @@ extension NftablesBatch {
             unsafe nftnl_expr_set_u32(option, UInt16(NFTNL_EXPR_EXTHDR_OP), NFT_EXTHDR_OP_TCPOPT.rawValue)
             unsafe nftnl_expr_set_u32(option, UInt16(NFTNL_EXPR_EXTHDR_SREG), firstRegister)
             unsafe nftnl_rule_add_expr(rule, option)
+        case .offload:
+            let flow = unsafe expression("flow_offload")
+            unsafe nftnl_expr_set_str(flow, UInt16(NFTNL_EXPR_FLOW_TABLE_NAME), Ruleset.flows)
+            unsafe nftnl_rule_add_expr(rule, flow)
         }
     }
 

@@ -221,6 +221,22 @@ extension Nftables {
                 }
             }
 
+            let flowtables = try dump(NFT_MSG_GETFLOWTABLE, family, "list nftables flowtables")
+                .filter { $0.isIn(table, family, NFTA_FLOWTABLE_TABLE.rawValue) }
+                .map { (name: $0.attributes.string(NFTA_FLOWTABLE_NAME.rawValue), attributes: $0.attributes) }
+                .sorted { $0.name < $1.name }
+            for flowtable in flowtables {
+                digest.add(flowtable.name.utf8)
+                digest.add(flowtable.attributes, NFTA_FLOWTABLE_FLAGS.rawValue)
+                let hook = Attributes(flowtable.attributes[Int(NFTA_FLOWTABLE_HOOK.rawValue)] ?? [])
+                digest.add(hook, NFTA_FLOWTABLE_HOOK_PRIORITY.rawValue)
+                // An interface that goes is taken out of it.
+                let devices = listedValues(hook[Int(NFTA_FLOWTABLE_HOOK_DEVS.rawValue)] ?? [])
+                for device in devices.map(Array.init).sorted(by: { $0.lexicographicallyPrecedes($1) }) {
+                    digest.add(device)
+                }
+            }
+
             let sets = try dump(NFT_MSG_GETSET, family, "list nftables sets", .sets(table: table))
                 .filter { $0.isIn(table, family, NFTA_SET_TABLE.rawValue) }
                 .map { (name: $0.attributes.string(NFTA_SET_NAME.rawValue), attributes: $0.attributes) }

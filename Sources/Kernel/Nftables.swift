@@ -225,10 +225,17 @@ extension Nftables {
     }
 
     /// Whether the kernel would take the router's rules. It verifies a ruleset that uses all of them, and keeps none.
-    public static func availability() -> Availability {
+    public static func availability() -> Availability { verdict(on: Ruleset(Policy(masquerade: .all))) }
+
+    /// Whether the kernel would take a flow table and a rule that fills it.
+    public static func flowtableAvailability() -> Availability {
+        verdict(on: Ruleset(Policy(masquerade: .none), flowtable: []))
+    }
+
+    private static func verdict(on ruleset: Ruleset) -> Availability {
         do throws(KernelError) {
             let nftables = try Nftables()
-            try nftables.check(Ruleset(Policy(masquerade: .all)))
+            try nftables.check(ruleset)
             return .available
         } catch {
             return error.isPermission ? .notPermitted : .missing(error)

@@ -25,6 +25,16 @@ public struct Configuration: Hashable, Sendable, Codable {
     public var clampsMSS = false
     /// Whether rules are added where other firewalls drop what passes the gateways.
     public var coexists = false
+    /// Whether connections between VLANs pass the rules only until they are established.
+    public var flowtable = Flowtable.off
+
+    /// The kernel's flow table (linux/Documentation/networking/nf_flowtable.rst).
+    public enum Flowtable: String, Hashable, Sendable, Codable, CaseIterable {
+        case off
+        /// Where the kernel has them.
+        case auto
+        case on
+    }
 
     /// A route to a network behind a router that is in one of the VLANs, or behind the uplink.
     public struct StaticRoute: Hashable, Sendable, Codable {
@@ -142,6 +152,12 @@ public struct Configuration: Hashable, Sendable, Codable {
     static func interfaceName(_ id: VLANID, on parent: String) -> String {
         let name = "\(parent).\(id)"
         return name.utf8.count <= longestInterfaceName ? name : "vlan\(id)"
+    }
+
+    /// Where packets arrive that a flow table can take.
+    public var flowtableInterfaces: [String] {
+        let gateways = vlans.map { interfaceName($0.id) }
+        return gateways + uplinks.filter { !gateways.contains($0) }
     }
 
     /// What the firewall needs to know of this.

@@ -26,6 +26,7 @@ extension Configuration {
         case service(ZoneMatrix.Pair, Int)
         case portForward(Int)
         case route(Int)
+        case flowtable
         case workers
         case connections
     }
@@ -51,6 +52,7 @@ extension Configuration {
         checks.addresses()
         checks.sizes()
         checks.zones()
+        checks.flowtable()
         checks.workers()
         if !isPartial {
             checks.denied()
@@ -407,6 +409,14 @@ private struct Checks {
     }
 
     // MARK: The fast path
+
+    mutating func flowtable() {
+        guard configuration.flowtable != .off, configuration.fastPath != nil else { return }
+        report(
+            .flowtable, "there is a fast path as well, and a connection can only be forwarded by one of the two",
+            "leave out --flowtable, which the kernel's own forwarding profits from, or --fast-path",
+            inFile: "leave out 'flowtable' or 'fast-path'")
+    }
 
     mutating func workers() {
         guard let fastPath = configuration.fastPath else { return }

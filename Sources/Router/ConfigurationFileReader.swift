@@ -12,7 +12,7 @@ enum FileKey {
         case portForwards = "port-forwards"
         case routes
         case clampsMSS = "mss-clamp"
-        case coexist
+        case coexist, flowtable
         case fastPath = "fast-path"
         case driver = "vlan-driver"
     }
@@ -76,6 +76,10 @@ struct ConfigurationFileReader {
         if let field = fields[.routes] { readRoutes(field.value, into: &configuration) }
         if let field = fields[.clampsMSS] { configuration.clampsMSS = flag(field.value) ?? false }
         if let field = fields[.coexist] { configuration.coexists = flag(field.value) ?? false }
+        if let field = fields[.flowtable] {
+            places[.flowtable] = field.mark
+            configuration.flowtable = choice(field.value, Configuration.Flowtable.self) ?? .off
+        }
         if let field = fields[.fastPath] { configuration.fastPath = fastPath(field.value) }
         var driver: Driver?
         if let field = fields[.driver] {

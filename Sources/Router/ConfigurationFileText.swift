@@ -66,6 +66,12 @@ private struct Writer {
             "Whether rules go to Docker's, ufw's and firewalld's chains that let the VLANs pass there. This router's own rules still decide."
         )
         entry("coexist", configuration.coexists ? "true" : "false", example: "true", isSaid: configuration.coexists)
+        section(
+            "Whether connections that are established bypass the rules, by the kernel's flow table: off; auto, where the kernel has them; on."
+        )
+        entry(
+            "flowtable", quoted(configuration.flowtable.rawValue), example: "auto",
+            isSaid: configuration.flowtable != .off)
         section("What forwards between VLANs beside the kernel: none, or af-packet, workers in user space.")
         if let fastPath = configuration.fastPath {
             line(

@@ -26,6 +26,7 @@ extension Configuration {
         public var routes: [String] = []
         public var clampsMSS = false
         public var coexists = false
+        public var flowtable = Flowtable.off
 
         public init() {}
     }
@@ -45,6 +46,7 @@ extension Configuration {
         masqueradeIPv6 = options.masqueradeIPv6
         clampsMSS = options.clampsMSS
         coexists = options.coexists
+        flowtable = options.flowtable
         for text in vlans { self.vlans.append(try Self.parseVLAN(text)) }
         self.vlans.sort { $0.id < $1.id }
         for (first, second) in zip(self.vlans, self.vlans.dropFirst()) where first.id == second.id {
@@ -175,6 +177,7 @@ extension Configuration {
     private func option(saying part: Part) -> String? {
         switch part {
         case .whole, .parent, .addressSet: return nil
+        case .flowtable: return "--flowtable \(flowtable.rawValue)"
         case .workers: return fastPath.map { "--workers \($0.workers)" }
         case .connections: return fastPath.map { "--fast-path-connections \($0.connections)" }
         case .vlan(let id): return "--vlan \(id)"

@@ -232,7 +232,7 @@ private struct Keeper {
 
     private mutating func putBack(_ state: State, _ events: borrowing HostEvents) throws(Failure) -> Int {
         guard areThere(state.configuration) else { return .max }
-        let complaints = try router.plan(from: state, to: state.applied).actions.flatMap(\.complaints)
+        let complaints = try router.plan(from: state, to: state.applied).complaints
         guard !complaints.isEmpty else { return .max }
         let now = ContinuousClock.now - beginning
         let next = backoff.nextRepair(of: complaints)

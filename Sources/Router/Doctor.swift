@@ -107,6 +107,14 @@ public struct Doctor {
                     remedy: ["modprobe -a nf_tables nft_ct nft_masq", "or install a kernel with CONFIG_NF_TABLES_INET"])
             )
         }
+        if configuration?.flowtable == .on, case .missing(let error) = Nftables.flowtableAvailability() {
+            findings.append(
+                Finding(
+                    "flowtable", .blocking, "the kernel has no flow tables: \(error)",
+                    remedy: [
+                        "write flowtable: auto, which does without", "modprobe -a nf_flow_table_inet nft_flow_offload",
+                    ]))
+        }
         do {
             switch try Driver.choose(nil) {
             case .ieee8021q: findings.append(Finding("vlan-driver", .ok, "the kernel has VLAN devices (8021q)"))
@@ -138,7 +146,7 @@ public struct Doctor {
             return [
                 Finding(
                     "state", .blocking,
-                    "no longer as `up` left it: \(plan.actions.flatMap(\.complaints).joined(separator: "; "))",
+                    "no longer as `up` left it: \(plan.complaints.joined(separator: "; "))",
                     remedy: ["vrouter up … with the same options as before"])
             ]
         } catch {

@@ -59,7 +59,10 @@ public struct FlowList: Sendable, Encodable {
     }
 
     public enum Forwarder: String, Sendable, Encodable {
+        /// By the kernel, packet by packet through its rules.
         case kernel
+        /// By the kernel as soon as they arrive.
+        case flowtable
         case fastPath = "fast-path"
     }
 
@@ -110,7 +113,7 @@ extension FlowList.Flow {
         expires = connection.timeout ?? 0
         sent = (connection.counters?.original).map { FlowList.Counter(packets: $0.packets, bytes: $0.octets) }
         received = (connection.counters?.reply).map { FlowList.Counter(packets: $0.packets, bytes: $0.octets) }
-        forwardedBy = .kernel
+        forwardedBy = connection.isOffloaded ? .flowtable : .kernel
         guard let there = carried.counts[connection.original], let back = carried.counts[connection.reply] else {
             return
         }

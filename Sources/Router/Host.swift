@@ -15,6 +15,8 @@ struct Host {
     var configuredInterfaces: (IPFamily) -> [String]
     /// Of our table.
     var table: Table
+    /// Whether the kernel has flow tables; asked only where one is wanted.
+    var flowtables = Nftables.Availability.notPermitted
     /// Read only where rules of ours are in other firewalls' chains, or are to be; nil: they are not, or may not be looked at.
     var otherFirewalls: OtherFirewalls?
     /// What is on the interfaces that carry VLANs, by their index; looked at where there may be programs of ours.
@@ -123,6 +125,9 @@ struct Host {
             sysctl: { sysctl in (try? sysctl.read()) ?? nil },
             configuredInterfaces: { SmallFile.names(in: "/proc/sys/net/\($0 == .v4 ? "ipv4" : "ipv6")/conf") },
             table: readTable())
+        if let wanted = wanted ?? state?.configuration, wanted.flowtable != .off {
+            host.flowtables = Nftables.flowtableAvailability()
+        }
         if let state, !state.accepts.isEmpty || state.configuration.coexists || wanted?.coexists == true {
             host.otherFirewalls = try OtherFirewalls.read()
         }

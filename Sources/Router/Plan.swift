@@ -78,14 +78,21 @@ struct Planner {
             try checkRoutes(wanted)
         }
         let dropped = droppedVLANs()
+        var flowtable: [String]?
+        var isFlowtableLate = false
         if wanted == nil, state.startedFollower, host.isFollowed { actions.append(.stopFollower) }
 
         restoreUnwantedSysctls()
         // Our own rules are there before these, and until after them.
         if wanted == nil { planAccepts() }
         if let wanted {
+            flowtable = try flowtableInterfaces(wanted)
+            // It takes only interfaces that are there, and comes when all are.
+            let isComplete = dropped.isEmpty && flowtable?.allSatisfy { host.link($0) != nil } != false
+            isFlowtableLate = flowtable != nil && !isComplete
             // While interfaces come and go, the rules name all of them: at no moment is one of them without.
-            try planRuleset(wanted, alsoFor: dropped, again: !dropped.isEmpty)
+            try planRuleset(
+                wanted, alsoFor: dropped, again: !dropped.isEmpty, flowtable: isFlowtableLate ? nil : flowtable)
             planAccepts()
             let carriers = wanted.carriers
             for name in wanted.parents where !carriers.contains(name) { prepareParent(name, wanted) }
@@ -106,7 +113,9 @@ struct Planner {
         }
         remove(dropped)
         if let wanted {
-            if !dropped.isEmpty { try planRuleset(wanted, alsoFor: [], again: true) }
+            if !dropped.isEmpty || isFlowtableLate {
+                try planRuleset(wanted, alsoFor: [], again: true, flowtable: flowtable)
+            }
         } else {
             deleteTable()
         }
@@ -307,14 +316,14 @@ struct Planner {
     }
 
     private mutating func planRuleset(
-        _ wanted: Configuration, alsoFor dropped: [VLANID], again: Bool
+        _ wanted: Configuration, alsoFor dropped: [VLANID], again: Bool, flowtable: [String]?
     ) throws(Failure) {
         var named = wanted
         named.vlans += dropped.map { id in
             Configuration.VLAN(
                 id: id, addresses: [], name: interfaceName(id), zone: state.vlan(id)?.zone ?? .vlans)
         }
-        let ruleset = Ruleset(try named.policy())
+        let ruleset = Ruleset(try named.policy(), flowtable: flowtable)
         let text = ruleset.nftText
         if state.table == nil, case .present = host.table {
             throw Failure(
@@ -332,6 +341,25 @@ struct Planner {
         if again || state.table?.ruleset != text || !isThere { actions.append(.commit(ruleset)) }
         held.table = state.table ?? State.Table(ruleset: text, fingerprint: nil)
         if outcome.table?.ruleset != text { outcome.table = State.Table(ruleset: text, fingerprint: nil) }
+    }
+
+    /// The interfaces of the flow table, which are there or will be; nil: there is to be none.
+    private mutating func flowtableInterfaces(_ wanted: Configuration) throws(Failure) -> [String]? {
+        let isUsed =
+            switch (wanted.flowtable, host.flowtables) {
+            case (.off, _), (.auto, .missing): false
+            case (.auto, .available), (.on, .available), (.on, .notPermitted): true
+            case (.auto, .notPermitted): state.usesFlowtable
+            case (.on, .missing(let error)):
+                throw Failure(
+                    .unavailable, "--flowtable on: this kernel has no flow tables: \(error)",
+                    remedy:
+                        "--flowtable auto does without; or load nf_flow_table_inet and nft_flow_offload, or install a kernel that has them"
+                )
+            }
+        outcome.usesFlowtable = isUsed
+        let gateways = Set(wanted.vlans.map { interfaceName($0.id) })
+        return isUsed ? wanted.flowtableInterfaces.filter { gateways.contains($0) || host.link($0) != nil } : nil
     }
 
     /// Without privileges nobody sees the programs; where a change was completed, they are taken to be there.

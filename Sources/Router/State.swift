@@ -39,6 +39,8 @@ struct State: Hashable, Codable {
     var sysctls: [FormerValue] = []
     /// The ruleset as we committed it, and as the kernel then showed it.
     var table: Table?
+    /// Whether the kernel has the flow table that is wanted.
+    var usesFlowtable = false
     /// Rules that we added to chains of other firewalls.
     var accepts: Set<Nftables.Accept> = []
     /// The change goes back by itself unless it is confirmed; nil: it stays.

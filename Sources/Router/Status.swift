@@ -18,6 +18,8 @@ public struct Status: Sendable, Encodable {
     public var rules: [Rule]
     /// Chains of other firewalls in which rules of ours accept what passes the gateways, as nft writes them: `ip filter DOCKER-USER`.
     public var acceptedIn: [String]
+    /// Whether there is a flow table; absent: none is wanted.
+    public var flowtable: Bool?
     /// absent: it is not wanted.
     public var fastPath: FastPathStatus?
     /// What no longer is as `up` left it, in words; empty: nothing.
@@ -132,6 +134,7 @@ public struct Status: Sendable, Encodable {
                     }))
         }
         status.rules = try rules()
+        if state.configuration.flowtable != .off { status.flowtable = state.usesFlowtable }
         status.acceptedIn = Set(state.accepts.map(\.chain)).sorted().map(\.description)
         status.drift = try drift(state, host)
         return status
@@ -151,7 +154,7 @@ public struct Status: Sendable, Encodable {
     /// What another `up` would do: drift is nothing else.
     private static func drift(_ state: State, _ host: Host) throws(Failure) -> [String] {
         do {
-            return try Plan(from: state, on: host, to: state.configuration).actions.flatMap(\.complaints)
+            return try Plan(from: state, on: host, to: state.configuration).complaints
         } catch {
             return [error.message]
         }
@@ -166,6 +169,14 @@ extension Host {
                     ? (route.destination.family == .v4 ? "default" : "default (IPv6)") : route.destination.description,
                 gateway: route.gateway?.description, interface: route.linkIndex.flatMap(link(index:))?.name)
         }
+    }
+}
+
+extension Plan {
+    /// What is amiss where this has to be done again, each thing once.
+    var complaints: [String] {
+        var seen: Set<String> = []
+        return actions.flatMap(\.complaints).filter { seen.insert($0).inserted }
     }
 }
 

@@ -180,7 +180,8 @@ struct RoutingOptions: ParsableArguments {
     ///   - moreOptions: the first option of the command that a file says as well; nil: none is given.
     ///   - parent: the trunk where none is named.
     func read(
-        moreOptions: String?, fastPath: Configuration.FastPath?, driver: Driver? = nil,
+        moreOptions: String?, fastPath: Configuration.FastPath?, flowtable: Configuration.Flowtable = .off,
+        driver: Driver? = nil,
         parent defaultParent: () throws(Failure) -> String = { () throws(Failure) in try Parent.find() }
     ) throws(Failure) -> ConfigurationFile {
         if let file {
@@ -205,6 +206,7 @@ struct RoutingOptions: ParsableArguments {
         options.routes = unjoined(routes)
         options.clampsMSS = clampsMSS
         options.coexists = coexists
+        options.flowtable = flowtable
         return ConfigurationFile(
             try Configuration(
                 parent: parent, vlans: unjoined(vlan.vlans), masquerade: vlan.masquerade ?? .vlans,
@@ -236,6 +238,14 @@ struct PathOptions: ParsableArguments {
             """, valueName: "none|af-packet"))
     var fastPath: FastPathDatapath?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Whether TCP and UDP connections that are established bypass the rules, by the kernel's own flow table: 'on'; 'auto', where \
+            the kernel has them; 'off'. Not together with --fast-path. Default: off.
+            """, valueName: "off|auto|on"))
+    var flowtable: Configuration.Flowtable?
+
     @Option(help: "How many workers the fast path has. Default: 1.")
     var workers: Int?
 
@@ -257,7 +267,7 @@ struct PathOptions: ParsableArguments {
     var firstOption: String? {
         [
             vlanDriver.map { "--vlan-driver \($0.rawValue)" }, fastPath.map { "--fast-path \($0.rawValue)" },
-            firstOfFastPath,
+            firstOfFastPath, flowtable.map { "--flowtable \($0.rawValue)" },
         ]
         .compactMap(\.self).first
     }
@@ -284,11 +294,13 @@ struct PathOptions: ParsableArguments {
             throw Failure(
                 .usage, "\(option): there is no fast path", remedy: "add --fast-path af-packet, or leave it out")
         }
-        return try routing.read(moreOptions: firstOption, fastPath: wanted, driver: vlanDriver?.driver)
+        return try routing.read(
+            moreOptions: firstOption, fastPath: wanted, flowtable: flowtable ?? .off, driver: vlanDriver?.driver)
     }
 }
 
 extension FastPathDatapath: ExpressibleByArgument {}
+extension Configuration.Flowtable: ExpressibleByArgument {}
 
 /// `--vlan-driver`.
 enum DriverChoice: String, ExpressibleByArgument, CaseIterable {

@@ -25,7 +25,10 @@ struct Rules: ParsableCommand {
     func run() throws {
         let configuration = try routing.configuration()
         let ruleset = try reportingFailure { () throws(Failure) in
-            let ruleset = Ruleset(try configuration.policy())
+            // Whether 'auto' means a flow table depends on the kernel.
+            let ruleset = Ruleset(
+                try configuration.policy(),
+                flowtable: configuration.flowtable == .on ? configuration.flowtableInterfaces : nil)
             guard [.nft, .json].contains(format) || ruleset.beyondIptables.isEmpty else {
                 throw Failure(
                     .usage,

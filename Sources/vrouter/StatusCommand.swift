@@ -41,6 +41,9 @@ struct StatusCommand: ParsableCommand {
         }
         print(vlans.text)
 
+        if let flowtable = status.flowtable {
+            print("flow table: \(flowtable ? "takes established connections" : "this kernel has none")\n")
+        }
         if let fastPath = status.fastPath { printFastPath(fastPath) }
 
         var rules = Table(["chain", "rule", "packets", "bytes"])

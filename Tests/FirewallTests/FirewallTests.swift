@@ -118,6 +118,35 @@ struct GoldenTests {
         #expect(text.contains("type nat") == !rules.isEmpty)
     }
 
+    /// Loaded with nftables 1.0.6 on Linux 6.1, as KernelTests do again where the kernel has flow tables.
+    @Test("nft and json: a flow table is one object and one rule more, and in parts where it has many interfaces")
+    func flowtable() throws {
+        let plain = try Ruleset(article())
+        let ruleset = try Ruleset(article(), flowtable: ["enp0s8.100", "enp0s8.200"])
+        let more = ruleset.nftText.split(separator: "\n").difference(from: plain.nftText.split(separator: "\n"))
+        #expect(more.removals.isEmpty)
+        #expect(
+            more.insertions.map { change in if case .insert(_, let line, _) = change { String(line) } else { "" } } == [
+                "\tflowtable flows {", "\t\thook ingress priority filter;",
+                "\t\tdevices = { \"enp0s8.100\", \"enp0s8.200\" };", "\t\tcounter;", "\t}",
+                "\t\tct state established counter flow add @flows comment \"belongs to a connection: from here on by the flow table\"",
+            ])
+        #expect(ruleset.chains.first { $0.name == "decide" }?.rules.first?.action == .offload)
+        #expect(
+            ruleset.nftJSON.contains(
+                #"{"add": {"flowtable": {"family": "inet", "table": "vrouter", "name": "flows", "hook": "ingress", "prio": 0, "dev": ["enp0s8.100", "enp0s8.200"]}}}"#
+            ))
+        #expect(ruleset.nftJSON.contains(#"{"flow": {"op": "add", "flowtable": "@flows"}}"#))
+        // iptables has none.
+        #expect(ruleset.iptablesRestore(family: .v4) == plain.iptablesRestore(family: .v4))
+
+        let many = Ruleset(try article(), flowtable: (1...600).map { "d\($0)" })
+        #expect(many.flowtableParts.map(\.count) == [250, 250, 100])
+        #expect(
+            many.nftText.split(separator: "\n").filter { $0.hasPrefix("add flowtable inet vrouter flows { hook ") }
+                .count == 2)
+    }
+
     @Test("json: the article's two VLANs, as a whole")
     func json() throws {
         #expect(

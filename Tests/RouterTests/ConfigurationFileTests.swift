@@ -156,7 +156,7 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             "- vlans",
             "f:1:1: the file is a mapping of parent, uplink, vlans, masquerade, masquerade-ipv6, deny, addresses, policy, "
-                + "port-forwards, routes, mss-clamp, coexist, fast-path, vlan-driver, and not a list"),
+                + "port-forwards, routes, mss-clamp, coexist, flowtable, fast-path, vlan-driver, and not a list"),
         // keys
         Bad(good + "masquerde: none", "f:4:1: unknown key 'masquerde' in the file; did you mean 'masquerade'?"),
         Bad(
@@ -192,7 +192,7 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             good + "? [a]\n: b",
             "f:4:3: here belongs one of parent, uplink, vlans, masquerade, masquerade-ipv6, deny, addresses, policy, "
-                + "port-forwards, routes, mss-clamp, coexist, fast-path, vlan-driver, and not a list"),
+                + "port-forwards, routes, mss-clamp, coexist, flowtable, fast-path, vlan-driver, and not a list"),
         // values
         Bad(
             "parent: p\nvlans: {1: {outer: 2}, 2: {outer: 1, addresses: 10.0.2.1/24}, 3: {addresses: 10.0.3.1/24, outer: 4}}",
@@ -287,6 +287,10 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         Bad(
             "vlans: {1: 10.0.1.1/24}\naddresses: {p: [10.0.1.9/24]}",
             "f:2:17: 10.0.1.9/24 is an address in a network and not the network; write 10.0.1.0/24"),
+        Bad(
+            good + "flowtable: auto\nfast-path: af-packet",
+            "f:4:1: there is a fast path as well, and a connection can only be forwarded by one of the two; leave out 'flowtable' or 'fast-path'"
+        ),
         // what leads elsewhere
         Bad(
             good + "port-forwards: [{port: tcp, to: 10.0.1.9}]",

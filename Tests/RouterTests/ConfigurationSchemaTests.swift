@@ -80,6 +80,7 @@ import Testing
             "{}", "vlans: {}", "vlans: {4095: 10.0.1.1/24}", "vlans: {1: []}", "vlans: {1: {outer: 0}}",
             "vlans: {1: {addresses: 10.0.1.1/24, mtu: 67}}", "vlans: {1: {addresses: 10.0.1.1/24, mtu: \"1500\"}}",
             "vlans: {1: {addresses: 10.0.1.1/24, zone: self}}", good + "masquerade: some", good + "mss-clamp: 'true'",
+            good + "coexist: 'true'", good + "flowtable: maybe",
             good + "paren: p", good + "deny: [1-2]", good + "policy: {vlans: drop}",
             good + "policy: {vlans: {vlans: [http]}}", good + "policy: {vlans: {vlans: {limit: 0, otherwise: accept}}}",
             good + "port-forwards: [{port: tcp, to: 10.0.1.9}]", good + "routes: [{to: 10.0.0.0/8}]",

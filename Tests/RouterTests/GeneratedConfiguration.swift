@@ -33,6 +33,8 @@ enum GeneratedConfiguration {
             configuration.fastPath = Configuration.FastPath(
                 workers: Int.random(in: 1...64, using: &generator), threshold: [0, 7, .max].pick(&generator),
                 connections: [1, Configuration.FastPath.mostConnections].pick(&generator))
+        } else {
+            configuration.flowtable = Configuration.Flowtable.allCases.pick(&generator)
         }
         let vlans = configuration.vlans.map(\.id)
         configuration.denied = Set(

@@ -1,4 +1,6 @@
+import Firewall
 import Packets
+import SystemPackage
 import Testing
 
 @testable import Kernel
@@ -277,6 +279,46 @@ import Testing
             "ip link set dev enp0s8.100 up", "ip link set dev enp0s8.100.200 up",
         ]
         #expect(commands.filter(links.contains) == links, "each on one that is there already")
+    }
+
+    /// A flow table takes only interfaces that are there: the rules come without it first where one is yet to be made.
+    @Test func theFlowtableComesWithItsInterfaces() throws {
+        var wanted = article
+        wanted.flowtable = .auto
+        var before = host()
+        before.flowtables = .available
+        let up = try Plan(from: state(wanted), on: before, to: wanted)
+        let commits = up.actions.compactMap { if case .commit(let ruleset) = $0 { ruleset } else { nil } }
+        #expect(commits.map(\.flowtable) == [nil, ["enp0s8.100", "enp0s8.200"]])
+        #expect(up.actions.first == .commit(commits[0]) && up.actions.last == .commit(commits[1]))
+        let outcome = try #require(up.outcome)
+        #expect(outcome.usesFlowtable && outcome.table?.ruleset == commits[1].nftText)
+
+        // Nothing to do; one that has gone: without, then with.
+        var settled = outcome
+        settled.table?.fingerprint = "x"
+        var after = host(
+            [vlan(100, index: 3), vlan(200, index: 4)],
+            addresses: [3, 4].map { index in
+                Address(linkIndex: index, value: article.vlans[Int(index) - 3].addresses[0])
+            },
+            sysctls: ["net/ipv4/ip_forward": "1"], table: .present(fingerprint: "x"))
+        after.flowtables = .available
+        let again = try Plan(from: settled, on: after, to: wanted).actions.filter {
+            if case .commit = $0 { true } else { false }
+        }
+        #expect(again.isEmpty)
+        after.table = .present(fingerprint: "y")
+        let drift = try Plan(from: settled, on: after, to: wanted)
+        #expect(drift.actions.first == .commit(commits[1]), "all are there: once")
+        #expect(drift.complaints.filter { $0.contains("table inet") }.count == 1)
+
+        // Where the kernel has none.
+        before.flowtables = .missing(KernelError("add nftables flowtable flows", .notSupported))
+        let without = try Plan(from: state(wanted), on: before, to: wanted)
+        #expect(without.outcome?.usesFlowtable == false && !words(without).contains { $0.contains("flow") })
+        wanted.flowtable = .on
+        #expect(throws: Failure.self) { try Plan(from: state(wanted), on: before, to: wanted) }
     }
 
     /// Rules in another firewall's chain come behind our own, and go before them.
