@@ -162,7 +162,7 @@ import Testing
         #expect(again.status == 0 && !again.output.contains("session"), "\(again)")
     }
 
-    @Test func aForwardedPortLeadsIntoAVLAN() throws {
+    @Test(whereItIsFast) func aForwardedPortLeadsIntoAVLAN() throws {
         let site = try Site()
         try site.up(
             "--masquerade uplink --port-forward tcp/8080=172.16.20.10:4711 --uplink uplink0 --zone 200=iot --policy vlans:iot=drop"
