@@ -107,7 +107,10 @@ extension Nftables {
 
     /// The chains that packets may come to from a chain, by jumps and gotos; it is one of them.
     public func chainsReached(from chain: ChainName) throws(KernelError) -> Set<String> {
-        let ways = Dictionary(grouping: try rules(chain.table, chain.family), by: \.chain)
+        let all = try settled("list nftables rules") { () throws(KernelError) in
+            try rules(chain.table, chain.family)
+        }
+        let ways = Dictionary(grouping: all, by: \.chain)
             .mapValues { $0.flatMap(\.expressions).compactMap(\.target) }
         var reached: Set = [chain.name]
         var rest = [chain.name]
@@ -365,7 +368,8 @@ extension Nftables {
         /// Whether no packet gets to the next rule directly.
         var takesAll: Bool {
             let rest = substance
-            return rest.count == 1 && (rest[0].rejects || rest[0].verdict != nil)
+            // NFT_CONTINUE is -1.
+            return rest.count == 1 && (rest[0].rejects || ![nil, -1].contains(rest[0].verdict))
         }
 
         /// An entry of nft's userdata is a type, a length and a value, an octet each for the first two.
