@@ -50,6 +50,11 @@ public struct Doctor {
         findings += foreignFirewalls(configuration, isUp: state != nil)
         findings += bridgeNetfilter(host)
         findings += sizes(configuration, host)
+        if let configuration { findings += unequalSizes(configuration, host) }
+        if let state {
+            let neighbors = try kernel { () throws(KernelError) in try socket.neighbors() }
+            findings += blackHoles(state.configuration, host, neighbors)
+        }
         findings += routes(configuration, host)
         findings += macvlanPeers(configuration, host)
         return findings

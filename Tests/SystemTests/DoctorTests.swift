@@ -29,6 +29,43 @@ import Testing
         #expect(json.contains("state ok"))
     }
 
+    /// On a `Site`: something between the router and a host carries less than both believe.
+    @Test(whereItIsFast) func aBlackHoleIsFound() throws {
+        let site = try Site()
+        try site.up()
+        for (id, address) in [(100, "fd00:10::10"), (200, "fd00:20::10")] {
+            _ = try site.ping(site.host(id), "172.16.\(id / 10).1")
+            _ = try site.ping(site.router, address)
+        }
+        let healthy = try site.router.vrouter("doctor")
+        #expect(healthy.status == 0 && !healthy.output.contains("black-hole"), "\(healthy)")
+        try site.fabric.sh("ip link set h200 mtu 1400")
+        #expect(try site.ping(site.host(100), "172.16.20.10") == 63, "ping works")
+        let sick = try site.router.vrouter("doctor")
+        #expect(sick.status == 1, "\(sick)")
+        for address in ["172.16.20.10", "fd00:20::10"] {
+            #expect(
+                sick.output.contains(
+                    "✗ black-hole: \(address) in VLAN 200 answers small packets, but not those of 1500 octets"),
+                "\(sick)")
+        }
+        #expect(!sick.output.contains("VLAN 100 answers"), "\(sick)")
+        // The remedy, on both sides.
+        try site.host(200).sh("ip link set enp0s8.200 mtu 1300")
+        let other = try site.router.vrouter("up --parent enp0s8 \(Site.vlans) --mtu 200=1300")
+        #expect(other.status == 0, "\(other)")
+        let unequal = try site.router.vrouter("doctor")
+        #expect(
+            unequal.status == 0 && !unequal.output.contains("black-hole")
+                && unequal.output.contains("VLAN 200 carries 1300 octets and VLAN 100 1500"), "\(unequal)")
+        try site.up("--mtu 200=1300 --mss-clamp")
+        #expect(try !site.router.vrouter("doctor").output.contains("carries 1300"))
+        let unprivileged = try site.router.run([
+            "setpriv", "--bounding-set=-all", "--inh-caps=-all", Product.path, "doctor",
+        ])
+        #expect(unprivileged.status == 1 && !unprivileged.output.contains("black-hole"), "\(unprivileged)")
+    }
+
     // Chains as those programs make them, as far as names, hooks and policies go.
     @Test(arguments: [
         (

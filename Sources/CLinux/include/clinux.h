@@ -28,6 +28,7 @@
 #include <unistd.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <netinet/in.h>
 #include <linux/ethtool.h>
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
