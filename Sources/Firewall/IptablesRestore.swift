@@ -32,7 +32,8 @@ extension Ruleset {
     /// What iptables has no rules for here, as configuration keys.
     public var beyondIptables: [String] {
         [
-            ("policy", !ZoneRules(policy).chains.isEmpty), ("uplink", !policy.uplinks.isEmpty),
+            ("masquerade of zones", !policy.zoneMasquerades.isEmpty), ("policy", !ZoneRules(policy).chains.isEmpty),
+            ("uplink", !policy.uplinks.isEmpty),
             ("port-forwards", !policy.portForwards.isEmpty),
             ("mss-clamp", policy.clampsMSS), ("flowtable", flowtable != nil),
         ].filter(\.1).map(\.0)

@@ -8,6 +8,8 @@ public struct Policy: Hashable, Sendable {
     /// In ascending order of VLAN, then of name.
     public let gateways: [Gateway]
     public let masquerade: Masquerade
+    /// Instead of `masquerade`, for what goes into the VLANs of these zones, or leaves them for other networks.
+    public let zoneMasquerades: [Zone: Masquerade]
     /// Whose new connections are dropped. In ascending order of names, without repetition.
     public let denied: [Pair]
     /// Pairs whose other direction is denied, and not they themselves. Ascending.
@@ -36,7 +38,7 @@ public struct Policy: Hashable, Sendable {
     public init(
         gateways: [Gateway], masquerade: Masquerade = .vlans, denied: [Pair] = [], isUntracked: Bool = false,
         uplinks: [String] = [], masqueradeIPv6: Masquerade = .none, matrix: ZoneMatrix = ZoneMatrix(),
-        portForwards: [PortForward] = [], clampsMSS: Bool = false
+        portForwards: [PortForward] = [], clampsMSS: Bool = false, zoneMasquerades: [Zone: Masquerade] = [:]
     ) throws(PolicyError) {
         var names: Set<String> = []
         for gateway in gateways {
@@ -53,6 +55,7 @@ public struct Policy: Hashable, Sendable {
         }
         self.gateways = gateways.sorted { ($0.vlan, $0.interface) < ($1.vlan, $1.interface) }
         self.masquerade = masquerade
+        self.zoneMasquerades = zoneMasquerades
         self.masqueradeIPv6 = masqueradeIPv6
         self.uplinks = uplinks.sorted()
         self.matrix = matrix.normalized()
@@ -70,11 +73,14 @@ public struct Policy: Hashable, Sendable {
         if !reasonsToTrack.isEmpty { untracked = [] }
     }
 
+    /// What holds for a zone's VLANs, of IPv4.
+    public func masquerade(of zone: Zone) -> Masquerade { zoneMasquerades[zone] ?? masquerade }
+
     /// Why every packet between VLANs needs its connection, in words: where there is none, only some may.
     public var reasonsToTrack: [String] {
         var reasons: [String] = []
-        if masquerade.isBetweenVLANs {
-            reasons.append("masquerade \(masquerade.rawValue): what passes between VLANs is translated")
+        if let mode = gateways.map({ masquerade(of: $0.zone) }).first(where: \.isBetweenVLANs) {
+            reasons.append("masquerade \(mode.rawValue): what passes between VLANs is translated")
         }
         if masqueradeIPv6.isBetweenVLANs {
             reasons.append("masquerade-ipv6 \(masqueradeIPv6.rawValue): what passes between VLANs is translated")
@@ -88,6 +94,7 @@ public struct Policy: Hashable, Sendable {
     public init(masquerade: Masquerade) {
         gateways = []
         self.masquerade = masquerade
+        zoneMasquerades = [:]
         denied = []
         opposite = []
         untracked = []
@@ -157,6 +164,9 @@ public struct Policy: Hashable, Sendable {
 
         /// Whether what passes from one VLAN to another is translated.
         public var isBetweenVLANs: Bool { self == .vlans || self == .all }
+
+        /// Whether what leaves the VLANs for other networks is translated.
+        public var isToUplink: Bool { self == .uplink || self == .all }
     }
 
     /// Whether any gateway has a subnet of `family`.

@@ -188,7 +188,7 @@ extension Ruleset {
         sets =
             [InterfaceSet(name: Name.vlans, elements: policy.gateways.map(\.interface))]
             + [(Name.untracked, policy.untracked), (Name.uplinks, policy.uplinks)].filter { !$0.1.isEmpty }
-            .map { InterfaceSet(name: $0.0, elements: $0.1) }
+            .map { InterfaceSet(name: $0.0, elements: $0.1) } + Self.masqueraded(policy)
         addressSets = zones.addressSets
         // Exceptions only, since to accept is what the rule after the map does: N² pairs are never held. They go to a
         // chain rather than being dropped at once, so that there is a counter for what was denied.
@@ -232,6 +232,8 @@ extension Ruleset {
         static let decide = "decide"
         static let denied = "denied"
         static let opposite = "opposite"
+        static let masqueradedInto = "masqueraded-into"
+        static let masqueradedOutOf = "masqueraded-out"
         /// All gateways' addresses.
         static func gateways(_ family: IPFamily) -> String { "gateways\(family.number)" }
     }
@@ -275,20 +277,29 @@ extension Ruleset {
     private static func translation(_ policy: Policy) -> [Chain] {
         let toUplink = policy.uplinks.isEmpty ? Match.outputNot(in: Name.vlans) : .output(in: Name.uplinks)
         var rules: [Rule] = []
-        for (family, mode) in [(IPFamily.v4, policy.masquerade), (.v6, policy.masqueradeIPv6)] {
-            if mode.isBetweenVLANs {
+        func add(_ family: IPFamily, into: String?, outOf: String?) {
+            if let into {
                 rules.append(
                     Rule(
-                        .family(family), .output(in: Name.vlans), then: .masquerade,
+                        .family(family), .output(in: into), then: .masquerade,
                         comment: "into a VLAN: seen as its gateway"))
             }
-            if mode == .uplink || mode == .all {
+            if let outOf {
                 rules.append(
                     Rule(
-                        .family(family), .input(in: Name.vlans), toUplink, then: .masquerade,
+                        .family(family), .input(in: outOf), toUplink, then: .masquerade,
                         comment: "out of the VLANs: seen as this router"))
             }
         }
+        /// The set with all gateways of which it holds; nil: there is none.
+        func set(_ name: String, _ holds: (Policy.Masquerade) -> Bool) -> String? {
+            guard hasZones(policy) else { return holds(policy.masquerade) ? Name.vlans : nil }
+            return policy.gateways.contains { holds(policy.masquerade(of: $0.zone)) } ? name : nil
+        }
+        add(.v4, into: set(Name.masqueradedInto, \.isBetweenVLANs), outOf: set(Name.masqueradedOutOf, \.isToUplink))
+        add(
+            .v6, into: policy.masqueradeIPv6.isBetweenVLANs ? Name.vlans : nil,
+            outOf: policy.masqueradeIPv6.isToUplink ? Name.vlans : nil)
         if !policy.portForwards.isEmpty {
             // The answer would otherwise go straight to a host of the same VLAN, which has asked the router.
             rules.append(
@@ -297,6 +308,20 @@ extension Ruleset {
                     comment: "from a VLAN to a forwarded port: seen as its gateway"))
         }
         return rules.isEmpty ? [] : [Chain(name: "postrouting", hook: .postrouting, rules: rules)]
+    }
+
+    private static func hasZones(_ policy: Policy) -> Bool {
+        policy.gateways.contains { policy.masquerade(of: $0.zone) != policy.masquerade }
+    }
+
+    /// The gateways of zones that are translated, where not all are treated alike.
+    private static func masqueraded(_ policy: Policy) -> [InterfaceSet] {
+        guard hasZones(policy) else { return [] }
+        let modes = policy.gateways.map { ($0.interface, policy.masquerade(of: $0.zone)) }
+        return [
+            InterfaceSet(name: Name.masqueradedInto, elements: modes.filter(\.1.isBetweenVLANs).map(\.0)),
+            InterfaceSet(name: Name.masqueradedOutOf, elements: modes.filter(\.1.isToUplink).map(\.0)),
+        ].filter { !$0.elements.isEmpty }
     }
 
     /// The number of rules in all chains.

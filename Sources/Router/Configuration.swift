@@ -9,6 +9,8 @@ public struct Configuration: Hashable, Sendable, Codable {
     /// By id, ascending.
     public var vlans: [VLAN]
     public var masquerade: Policy.Masquerade
+    /// Instead of `masquerade`, for the VLANs of these zones.
+    public var zoneMasquerades: [Zone: Policy.Masquerade] = [:]
     /// Pairs whose new connections are dropped, ascending.
     public var denied: [DeniedPair]
     /// What forwards between VLANs beside the kernel; nil: nothing.
@@ -116,6 +118,15 @@ public struct Configuration: Hashable, Sendable, Codable {
         denied = []
     }
 
+    /// What holds for a VLAN.
+    public func masquerade(of vlan: VLAN) -> Policy.Masquerade { zoneMasquerades[vlan.zone] ?? masquerade }
+
+    /// For a person: `vlans`, or `vlans, iot: uplink`.
+    var masqueradeText: String {
+        ([masquerade.rawValue] + zoneMasquerades.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value.rawValue)" })
+            .joined(separator: ", ")
+    }
+
     /// Whether any gateway has an IPv4 address.
     public var usesIPv4: Bool { vlans.contains { $0.addresses.contains(where: \.address.isV4) } }
     /// Whether any gateway has an IPv6 address.
@@ -172,7 +183,7 @@ public struct Configuration: Hashable, Sendable, Codable {
                 gateways: gateways, masquerade: masquerade,
                 denied: denied.map { Policy.Pair(from: interfaceName($0.from), to: interfaceName($0.to)) },
                 isUntracked: fastPath != nil, uplinks: uplinks, masqueradeIPv6: masqueradeIPv6, matrix: matrix,
-                portForwards: portForwards, clampsMSS: clampsMSS)
+                portForwards: portForwards, clampsMSS: clampsMSS, zoneMasquerades: zoneMasquerades)
         } catch {
             throw Failure(.usage, "\(error)", remedy: "rename \(parent): ip link set dev \(parent) name NAME")
         }

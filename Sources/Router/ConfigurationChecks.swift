@@ -18,6 +18,8 @@ extension Configuration {
         case name(VLANID)
         case mtu(VLANID)
         case zone(VLANID)
+        /// What is said of a zone's masquerading.
+        case masquerade(Zone)
         case denied(DeniedPair)
         case addressSet(String)
         /// All that is said of connections from a zone.
@@ -75,6 +77,13 @@ extension Configuration {
             if vlan.name == defaultName(of: vlan) { result.vlans[index].name = nil }
         }
         result.matrix = matrix.normalized()
+        // Of what is said of all zones, only what differs from what holds where nothing is said.
+        if !zoneMasquerades.isEmpty {
+            let modes = Dictionary(vlans.map { ($0.zone, masquerade(of: $0)) }, uniquingKeysWith: { first, _ in first })
+            let isOne = Set(modes.values).count == 1
+            result.masquerade = isOne ? modes.values.first ?? masquerade : .vlans
+            result.zoneMasquerades = isOne ? [:] : modes.filter { $0.value != .vlans }
+        }
         return result
     }
 }
@@ -299,6 +308,14 @@ private struct Checks {
     mutating func references() {
         let zones = Set(configuration.vlans.map(\.zone)).union([.vlans, .uplink, .router])
         let sets = configuration.matrix.addressSets
+        for zone in configuration.zoneMasquerades.keys.sorted()
+        where !configuration.vlans.contains(where: { $0.zone == zone }) {
+            let near = nearest(to: zone.name, of: zones.filter(\.hasVLANs).map(\.name).sorted())
+            report(
+                .masquerade(zone), "no VLAN is in a zone '\(zone)'",
+                near.map { "did you mean '\($0)'?" } ?? "put one there with --zone ID=\(zone)",
+                inFile: near.map { "did you mean '\($0)'?" } ?? "write 'zone: \(zone)' for a VLAN")
+        }
         var unknown: Set<Zone> = []
         for pair in configuration.matrix.cells.keys.sorted() {
             for zone in [pair.from, pair.to] where !zones.contains(zone) {

@@ -64,7 +64,7 @@ struct ConfigurationFileReader {
         }
         if let field = fields[.vlans] { readVLANs(field.value, into: &configuration) }
         if let field = fields[.masquerade] {
-            configuration.masquerade = choice(field.value, Policy.Masquerade.self) ?? .vlans
+            readMasquerade(field.value, into: &configuration)
         }
         if let field = fields[.masqueradeIPv6] {
             configuration.masqueradeIPv6 = choice(field.value, Policy.Masquerade.self) ?? .none
@@ -153,6 +153,19 @@ struct ConfigurationFileReader {
     }
 
     // MARK: Who reaches whom
+
+    /// One word, or one for each zone that is not to have the default.
+    private mutating func readMasquerade(_ node: FileNode, into configuration: inout Configuration) {
+        guard case .mapping = node.content else {
+            configuration.masquerade = choice(node, Policy.Masquerade.self) ?? .vlans
+            return
+        }
+        for (key, value) in pairs(node, "'masquerade'", "zones and whose packets are masqueraded") {
+            guard let zone = zone(key), let mode = choice(value, Policy.Masquerade.self) else { continue }
+            places[.masquerade(zone)] = key.mark
+            configuration.zoneMasquerades[zone] = mode
+        }
+    }
 
     private mutating func readDenied(_ node: FileNode, into configuration: inout Configuration) {
         for node in oneOrList(node, "a pair of VLAN ids, for example 100:200") {

@@ -50,7 +50,11 @@ private struct Writer {
         for vlan in configuration.vlans { write(vlan, configuration) }
 
         section("Whose IPv4 packets get the router's address as their source: vlans, uplink, all, none; and IPv6.")
-        line("masquerade: \(configuration.masquerade.rawValue)")
+        let zones = configuration.zoneMasquerades.sorted { $0.key < $1.key }.map {
+            "\(quoted($0.key.name)): \($0.value.rawValue)"
+        }
+        // Beside zones, nothing else is said: see `Configuration.normalized`.
+        line("masquerade: \(zones.isEmpty ? configuration.masquerade.rawValue : "{\(zones.joined(separator: ", "))}")")
         entry(
             "masquerade-ipv6", configuration.masqueradeIPv6.rawValue, isSaid: configuration.masqueradeIPv6 != .none)
         section("Pairs of VLANs: from the first, nobody opens connections to the second.")

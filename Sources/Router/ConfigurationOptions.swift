@@ -18,6 +18,8 @@ extension Configuration {
         public var zones: [String] = []
         public var uplinks: [String] = []
         public var masqueradeIPv6 = Policy.Masquerade.none
+        /// `ZONE=MODE` each.
+        public var zoneMasquerades: [String] = []
         /// `FROM:TO=TREATMENT` or `ZONE=isolated` each.
         public var policies: [String] = []
         /// `TRANSPORT/PORT=HOST:PORT` each.
@@ -69,6 +71,18 @@ extension Configuration {
         }
         try each(options.zones, "--zone", "100=servers") { (vlan, text) throws(Objection) in
             vlan.zone = try Zone(reading: text)
+        }
+        for text in options.zoneMasquerades {
+            let (zone, mode) = try Self.halves(text, "--masquerade-zone", "iot=uplink")
+            try Self.reading("--masquerade-zone \(text)") { () throws(Objection) in
+                let zone = try Zone(reading: zone)
+                guard let mode = Policy.Masquerade(rawValue: mode) else {
+                    throw Objection("'\(mode)' is not a way to masquerade", "write vlans, uplink, all or none")
+                }
+                guard zoneMasquerades.updateValue(mode, forKey: zone) == nil else {
+                    throw Objection("zone \(zone) has one already", "give it once for each zone")
+                }
+            }
         }
         for text in options.policies { try addPolicy(text) }
         for text in options.portForwards {
@@ -188,6 +202,7 @@ extension Configuration {
         case .name(let id): return vlan(id)?.name.map { "--name \(id)=\($0)" }
         case .mtu(let id): return vlan(id)?.mtu.map { "--mtu \(id)=\($0)" }
         case .zone(let id): return vlan(id).map { "--zone \(id)=\($0.zone)" }
+        case .masquerade(let zone): return "--masquerade-zone \(zone)=\(zoneMasquerades[zone]?.rawValue ?? "")"
         case .uplink(let index): return "--uplink \(uplinks[index])"
         case .denied(let pair): return "--deny \(pair)"
         case .policy(let zone): return "--policy \(zone)"

@@ -90,7 +90,9 @@ struct Mirror: ~Copyable {
             isRenumbered = true
             builder = SnapshotBuilder(
                 gateways: now.gateways, denied: state.configuration.denied.map { ($0.from, $0.to) },
-                masquerades: state.configuration.masquerade.isBetweenVLANs, keepsPriority: state.driver == .ebpf)
+                masquerades: state.configuration.vlans.contains {
+                    state.configuration.masquerade(of: $0).isBetweenVLANs
+                }, keepsPriority: state.driver == .ebpf)
             prefixes = prefixes.filter { $0.1 == 0 } + setAll()
             for key in monitor.tables.neighbors.keys { set(key) }
         } else {

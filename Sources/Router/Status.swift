@@ -89,7 +89,7 @@ public struct Status: Sendable, Encodable {
         let host = try Host.read(socket, state)
         var status = Status(
             active: state != nil, interrupted: state?.phase == .applying, parent: state?.configuration.parent,
-            driver: state?.driver, masquerade: state?.configuration.masquerade.rawValue,
+            driver: state?.driver, masquerade: state?.configuration.masqueradeText,
             forwarding: Forwarding(
                 ipv4: host.sysctl(Sysctl("net/ipv4/ip_forward")) == "1",
                 ipv6: host.sysctl(Sysctl("net/ipv6/conf/all/forwarding")) == "1"),

@@ -103,6 +103,13 @@ struct RoutingOptions: ParsableArguments {
     var uplinks: [String] = []
 
     @Option(
+        name: .customLong("masquerade-zone"), parsing: .singleValue,
+        help: ArgumentHelp(
+            "The same as --masquerade, for the VLANs of a zone: what goes into them, or leaves them for other networks. Can be repeated.",
+            valueName: "zone=vlans|uplink|all|none"))
+    var zoneMasquerades: [String] = []
+
+    @Option(
         name: .customLong("masquerade-ipv6"),
         help: ArgumentHelp(
             "The same as --masquerade, for IPv6. Default: none.", valueName: "vlans|uplink|all|none"))
@@ -143,7 +150,8 @@ struct RoutingOptions: ParsableArguments {
         let lists = [
             ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--trunk", trunks), ("--outer", outers),
             ("--name", names), ("--mtu", mtus), ("--zone", zones),
-            ("--policy", policies), ("--uplink", uplinks), ("--port-forward", portForwards), ("--route", routes),
+            ("--masquerade-zone", zoneMasquerades), ("--policy", policies), ("--uplink", uplinks),
+            ("--port-forward", portForwards), ("--route", routes),
         ]
         let values = [
             vlan.parent.map { "--parent \($0)" }, vlan.masquerade.map { "--masquerade \($0.rawValue)" },
@@ -200,6 +208,7 @@ struct RoutingOptions: ParsableArguments {
         options.mtus = unjoined(mtus)
         options.zones = unjoined(zones)
         options.uplinks = unjoined(uplinks)
+        options.zoneMasquerades = unjoined(zoneMasquerades)
         options.masqueradeIPv6 = masqueradeIPv6 ?? .none
         options.policies = unjoined(policies)
         options.portForwards = unjoined(portForwards)

@@ -63,14 +63,15 @@ struct Up: ParsableCommand {
         }
         if let unconfirmed = outcome.unconfirmed { print(unconfirmed.line) }
         // Commands can be piped into a shell, to which a note is a comment.
-        for note in outcome.notes + maskingNote(configuration.masquerade) {
+        for note in outcome.notes + maskingNote(configuration) {
             print(dryRun ? "# note: \(note)" : "note: \(note)")
         }
         for finding in blocking { print(finding.lines.joined(separator: "\n")) }
     }
 
-    private func maskingNote(_ masquerade: Policy.Masquerade) -> [String] {
-        guard masquerade.isBetweenVLANs else { return [] }
+    private func maskingNote(_ configuration: Configuration) -> [String] {
+        guard let masquerade = configuration.vlans.map(configuration.masquerade(of:)).first(where: \.isBetweenVLANs)
+        else { return [] }
         return [
             "--masquerade \(masquerade.rawValue) hides the hosts of one VLAN from the servers in another; "
                 + "--masquerade uplink does not"

@@ -687,5 +687,7 @@ private func randomPolicy(_ random: inout SeededGenerator) throws -> Policy {
         masqueradeIPv6: Policy.Masquerade.allCases.pick(&random),
         matrix: hasZones ? .generated(Set(gateways.map(\.zone)), &random) : ZoneMatrix(),
         portForwards: hasZones ? gateways.prefix(3).compactMap(portForward).some(&random) : [],
-        clampsMSS: Bool.random(using: &random))
+        clampsMSS: Bool.random(using: &random),
+        zoneMasquerades: Dictionary(
+            uniqueKeysWithValues: zones.some(&random).map { ($0, Policy.Masquerade.allCases.pick(&random)) }))
 }

@@ -26,6 +26,9 @@ enum GeneratedConfiguration {
         }
         configuration.uplinks = ["eth0", "1e3", "true", configuration.parent].some(&generator)
         configuration.masquerade = Policy.Masquerade.allCases.pick(&generator)
+        for zone in Set(configuration.vlans.map(\.zone)).sorted().some(&generator) {
+            configuration.zoneMasquerades[zone] = Policy.Masquerade.allCases.pick(&generator)
+        }
         configuration.masqueradeIPv6 = Policy.Masquerade.allCases.pick(&generator)
         configuration.clampsMSS = Bool.random(using: &generator)
         configuration.coexists = Bool.random(using: &generator)

@@ -200,6 +200,23 @@ import Testing
         }
     }
 
+    @Test(whereItIsFast) func masqueradeByZone() throws {
+        let site = try Site()
+        try site.up("\(Self.zones) --masquerade none --masquerade-zone iot=all")
+        func seen(_ from: Int, _ server: TestHost, _ address: String) throws -> String? {
+            try site.peer(site.host(from), server, address)
+        }
+        #expect(try seen(100, site.host(200), "172.16.20.10") == "172.16.20.1", "into the zone")
+        #expect(try seen(200, site.host(100), "172.16.10.10") == "172.16.20.10", "into another one")
+        #expect(try seen(200, site.outside, "192.0.2.2") == "192.0.2.1", "out of the zone")
+        #expect(try seen(100, site.outside, "192.0.2.2") == "172.16.10.10", "out of another one")
+        let status = try site.router.vrouter("status").output
+        #expect(status.contains("masquerade vlans, iot: all, servers: none, vlans: none"), "\(status)")
+        let unknown = try site.router.vrouter(
+            "up --parent enp0s8 \(Site.vlans) --masquerade-zone iott=all --zone 100=iot")
+        #expect(unknown.status == 64 && unknown.errors.contains("did you mean 'iot'?"), "\(unknown)")
+    }
+
     /// Between VLANs of different MTUs, where errors do not come through.
     @Test(whereItIsFast) func segmentsThatFit() throws {
         let site = try Site()
