@@ -1,5 +1,3 @@
-import Packets
-
 /// What makes `vrouter run` a service of systemd, and keeps systemd-networkd and NetworkManager from what is vrouter's, as files. A
 /// value: nothing is read from the host or written to it.
 public struct SystemdFiles {
@@ -9,7 +7,6 @@ public struct SystemdFiles {
     public static let unitPath = "/etc/systemd/system/vrouter.service"
     /// Of the files for a network, networkd takes the first that matches: before all others.
     static let networkPath = "/etc/systemd/network/00-vrouter.network"
-    static let networkdPath = "/etc/systemd/networkd.conf.d/vrouter.conf"
     static let networkManagerPath = "/etc/NetworkManager/conf.d/vrouter.conf"
 
     let configuration: Configuration
@@ -19,16 +16,13 @@ public struct SystemdFiles {
     let program: String
     let file: String
 
-    /// By path; without a text, there is to be no such file.
+    /// By path.
     var files: [(path: String, text: String?)] {
-        [
-            (Self.unitPath, unit), (Self.networkPath, network), (Self.networkdPath, hasForeignRoutes ? networkd : nil),
-            (Self.networkManagerPath, networkManager),
-        ]
+        [(Self.unitPath, unit), (Self.networkPath, network), (Self.networkManagerPath, networkManager)]
     }
 
     /// All that there may be.
-    static let paths = [unitPath, networkPath, networkdPath, networkManagerPath]
+    static let paths = [unitPath, networkPath, networkManagerPath]
 
     private var header: String {
         """
@@ -148,25 +142,6 @@ public struct SystemdFiles {
 
         [Link]
         Unmanaged=yes
-
-        """
-    }
-
-    /// Whether there are routes on interfaces that are not vrouter's.
-    private var hasForeignRoutes: Bool {
-        configuration.routes.contains { route in
-            !configuration.vlans.contains { $0.addresses.contains { $0.prefix.contains(route.gateway) } }
-        }
-    }
-
-    var networkd: String {
-        """
-        \(header)
-        # A route of the configuration leads through an interface that is not vrouter's: systemd-networkd would delete it whenever it sets
-        # up that interface.
-
-        [Network]
-        ManageForeignRoutes=no
 
         """
     }

@@ -8,7 +8,7 @@ struct Install: ParsableCommand {
         discussion: """
             Writes vrouter.service for systemd, and files that keep systemd-networkd and NetworkManager from the gateway interfaces. It starts \
             nothing: `systemctl daemon-reload` and `systemctl enable --now vrouter` do. Run it again when the names of interfaces, \
-            routes, the driver or the fast path in the configuration change; where nothing does, nothing is written. Files that vrouter has not \
+            the driver or the fast path in the configuration change; where nothing does, nothing is written. Files that vrouter has not \
             written are not touched.
             """)
 
