@@ -34,8 +34,12 @@ public struct Finding: Sendable, Encodable {
 public struct Doctor {
     /// Looks at the calling thread's network namespace.
     ///
-    /// - Parameter configuration: what is about to be set up; nil: what is running, if anything is.
-    public static func examine(_ configuration: Configuration? = nil) throws(Failure) -> [Finding] {
+    /// - Parameters:
+    ///   - configuration: what is about to be set up; nil: what is running, if anything is.
+    ///   - asked: a connection to look at as well.
+    public static func examine(
+        _ configuration: Configuration? = nil, asked: AskedConnection? = nil
+    ) throws(Failure) -> [Finding] {
         let state = try StateFile().load()
         let configuration = configuration ?? state?.configuration
         var findings: [Finding] = []
@@ -51,9 +55,15 @@ public struct Doctor {
         findings += bridgeNetfilter(host)
         findings += sizes(configuration, host)
         if let configuration { findings += unequalSizes(configuration, host) }
-        if let state {
-            let neighbors = try kernel { () throws(KernelError) in try socket.neighbors() }
-            findings += blackHoles(state.configuration, host, neighbors)
+        let neighbors = try kernel { () throws(KernelError) in try socket.neighbors() }
+        if let state { findings += blackHoles(state.configuration, host, neighbors) }
+        if let asked {
+            guard let configuration else {
+                throw Failure(
+                    .usage, "vrouter is not up here, and no configuration is given",
+                    remedy: "give one with -f FILE, or with --vlan ID=ADDRESS/LENGTH")
+            }
+            findings += try connection(asked, configuration, host, neighbors)
         }
         findings += routes(configuration, host)
         findings += macvlanPeers(configuration, host)
@@ -282,17 +292,24 @@ public struct Doctor {
         }
         var findings: [Finding] = []
         for vlan in configuration.vlans where configuration.parent(of: vlan) == name {
-            guard let gateway = host.link(configuration.interfaceName(vlan.id)), gateway.mtu > parent.mtu else {
-                continue
+            let gateway = configuration.interfaceName(vlan.id)
+            guard let mtu = host.link(gateway)?.mtu ?? vlan.mtu else { continue }
+            if vlan.outer != nil, mtu + UInt32(VLANTag.length) > parent.mtu {
+                findings.append(
+                    Finding(
+                        "mtu", .warning,
+                        "packets of \(mtu) octets on \(gateway) have two tags on the trunk, of which many devices allow for one",
+                        remedy: ["--mtu \(vlan.id)=\(parent.mtu - UInt32(VLANTag.length)), on its hosts as well"]))
             }
+            guard mtu > parent.mtu else { continue }
             findings.append(
                 Finding(
                     "mtu", .blocking,
-                    "\(gateway.name) has MTU \(gateway.mtu), more than \(parent.name) can carry (\(parent.mtu)): ping works and "
+                    "\(gateway) has MTU \(mtu), more than \(parent.name) can carry (\(parent.mtu)): ping works and "
                         + "large packets vanish",
                     remedy: [
-                        "ip link set dev \(gateway.name) mtu \(parent.mtu)",
-                        "or ip link set dev \(parent.name) mtu \(gateway.mtu)",
+                        "ip link set dev \(gateway) mtu \(parent.mtu)",
+                        "or ip link set dev \(parent.name) mtu \(mtu)",
                     ]))
         }
         let smallest: UInt32 = configuration.usesIPv6 ? 1280 : 576

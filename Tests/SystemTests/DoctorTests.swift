@@ -66,6 +66,47 @@ import Testing
         #expect(unprivileged.status == 1 && !unprivileged.output.contains("black-hole"), "\(unprivileged)")
     }
 
+    /// On a `Site`: what the doctor says of a connection is what becomes of it.
+    @Test(whereItIsFast) func aConnectionIsExplained() throws {
+        let site = try Site()
+        try site.up("--zone 200=iot --policy iot:vlans=icmp --deny 100:300 --masquerade uplink")
+        for id in [100, 200, 300] { _ = try site.ping(site.host(id), "172.16.\(id / 10).1") }
+        func ask(_ options: String) throws -> (Int32, String) {
+            let result = try site.router.vrouter("doctor \(options)")
+            return (result.status, result.output + result.errors)
+        }
+        let cases: [(String, Int32, String)] = [
+            (
+                "--from 172.16.20.10 --to 172.16.10.10", 0,
+                "✓ connection: icmp from 172.16.20.10 (VLAN 200, zone iot) to 172.16.10.10 (VLAN 100, zone vlans) is let through"
+            ),
+            ("--from 172.16.20.10 --to 172.16.10.10", 0, "✓ neighbour: 172.16.10.10 answers on enp0s8.100"),
+            (
+                "--from 172.16.20.10 --to 172.16.10.10 --service tcp/443", 1,
+                "→ vrouter up … --policy iot:vlans=tcp/443, with what else"
+            ),
+            ("--from 172.16.10.10 --to 172.16.30.10 --service udp/53", 1, "→ leave out --deny 100:300"),
+            ("--from 192.0.2.2 --to 172.16.10.10", 1, "from 192.0.2.2 (behind uplink0) to 172.16.10.10"),
+            ("--from 172.16.20.10 --to 172.16.10.1", 1, "(the router itself) are dropped"),
+            ("--from 172.16.20.10 --to 172.16.20.1 --service tcp/22", 0, "(the router itself) is let through"),
+            ("--from 172.16.10.10 --to 172.16.10.11", 0, "reach each other without the router"),
+            ("--from 172.16.10.10 --to 203.0.113.1", 1, "no route leads to 203.0.113.1"),
+            ("--from 172.16.10.10 --to fd00:20::10", 64, "are of different families"),
+            ("--from 172.16.10.10 --to 172.16.20.10 --service tcp", 64, "--service tcp: not one service"),
+            ("--from 172.16.10 --to 172.16.20.10", 64, "--from 172.16.10: not an IPv4 or IPv6 address"),
+            ("--from 172.16.10.10", 64, "belong together"),
+        ]
+        for (options, status, words) in cases {
+            let (code, text) = try ask(options)
+            #expect(code == status && text.contains(words), "\(options): \(code) \(text)")
+        }
+        #expect(try site.ping(site.host(200), "172.16.10.10") == 63)
+        #expect(try site.ping(site.host(200), "172.16.10.1") == nil)
+        _ = try site.ping(site.router, "172.16.20.77")
+        #expect(
+            try ask("--from 172.16.10.10 --to 172.16.20.77").1.contains("✗ neighbour: nobody on enp0s8.200 answers"))
+    }
+
     // Chains as those programs make them, as far as names, hooks and policies go.
     @Test(arguments: [
         (
