@@ -85,6 +85,8 @@ public struct Configuration: Hashable, Sendable, Codable {
         /// In octets of IP; nil: the parent's.
         public var mtu: UInt32?
         public var zone: Zone
+        /// How its gateway interface is made; nil: as those of all others.
+        public var driver: Driver?
 
         public init(
             id: VLANID, addresses: [InterfaceAddress], parent: String? = nil, outer: VLANID? = nil,

@@ -18,6 +18,7 @@ extension Configuration {
         case name(VLANID)
         case mtu(VLANID)
         case zone(VLANID)
+        case driver(VLANID)
         /// What is said of a zone's masquerading.
         case masquerade(Zone)
         case denied(DeniedPair)
@@ -54,6 +55,7 @@ extension Configuration {
         checks.addresses()
         checks.sizes()
         checks.zones()
+        checks.drivers()
         checks.flowtable()
         checks.workers()
         if !isPartial {
@@ -294,6 +296,22 @@ private struct Checks {
             if pair.from == pair.to {
                 report(
                     .denied(pair), "hosts of one VLAN reach each other without the router", "name two different VLANs")
+            }
+        }
+    }
+
+    mutating func drivers() {
+        let vlans = Dictionary(configuration.vlans.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
+        for vlan in configuration.vlans {
+            if vlan.driver != nil, configuration.fastPath != nil {
+                report(
+                    .driver(vlan.id), "VLAN \(vlan.id) has a driver of its own, and the fast path needs one for all",
+                    "leave it out, and say --vlan-driver", inFile: "leave it out, and write 'vlan-driver'")
+            }
+            if let outer = vlan.outer, let around = vlans[outer], around.driver != vlan.driver {
+                report(
+                    .driver(vlan.id), "VLAN \(vlan.id) is within VLAN \(outer), which has another driver",
+                    "give both the same")
             }
         }
     }

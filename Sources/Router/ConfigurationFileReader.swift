@@ -17,7 +17,7 @@ enum FileKey {
         case driver = "vlan-driver"
     }
 
-    enum VLAN: String, CaseIterable { case addresses, parent, outer, name, mtu, zone }
+    enum VLAN: String, CaseIterable { case addresses, parent, outer, name, mtu, zone, driver }
     enum Treatment: String, CaseIterable { case allow, otherwise, log, limit }
     enum PortForward: String, CaseIterable { case port, to }
     enum Route: String, CaseIterable { case to, via }
@@ -124,6 +124,10 @@ struct ConfigurationFileReader {
                 if let field = fields[.mtu] {
                     places[.mtu(id)] = field.value.mark
                     vlan.mtu = number(field.value, 68...65535)
+                }
+                if let field = fields[.driver] {
+                    places[.driver(id)] = field.value.mark
+                    vlan.driver = choice(field.value, Driver.self)
                 }
                 if let field = fields[.zone], let name = text(field.value, "the name of a zone") {
                     places[.zone(id)] = field.value.mark

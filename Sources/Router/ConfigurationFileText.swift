@@ -44,7 +44,7 @@ private struct Writer {
 
         section(
             "The router's addresses in each VLAN; the interface that carries it (parent) or the VLAN around it (outer); the name of the router's",
-            "interface in it, its MTU in octets, and the zone that the VLAN is in."
+            "interface in it, its MTU in octets, the zone that the VLAN is in, and how the interface is made, if not as all (driver)."
         )
         line("vlans:")
         for vlan in configuration.vlans { write(vlan, configuration) }
@@ -100,6 +100,7 @@ private struct Writer {
         }
         if let mtu = vlan.mtu { rest.append("mtu: \(mtu)") }
         if vlan.zone != .vlans || style.isComplete { rest.append("zone: \(quoted(vlan.zone.name))") }
+        if let driver = vlan.driver { rest.append("driver: \(quoted(driver.rawValue))") }
         guard !rest.isEmpty else {
             // Without an address it only carries others.
             guard !vlan.addresses.isEmpty else { return line("  \(vlan.id): {}") }

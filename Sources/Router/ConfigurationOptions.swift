@@ -14,6 +14,8 @@ extension Configuration {
         public var names: [String] = []
         /// `ID=OCTETS` each.
         public var mtus: [String] = []
+        /// `ID=DRIVER` each.
+        public var drivers: [String] = []
         /// `ID=ZONE` each.
         public var zones: [String] = []
         public var uplinks: [String] = []
@@ -68,6 +70,12 @@ extension Configuration {
         try each(options.names, "--name", "100=servers0") { (vlan, text) throws(Objection) in vlan.name = text }
         try each(options.mtus, "--mtu", "100=9000") { (vlan, text) throws(Objection) in
             vlan.mtu = try UInt32(octets: text)
+        }
+        try each(options.drivers, "--driver", "100=ebpf") { (vlan, text) throws(Objection) in
+            guard let driver = Driver(rawValue: text) else {
+                throw Objection("'\(text)' is not a driver", "write 8021q or ebpf")
+            }
+            vlan.driver = driver
         }
         try each(options.zones, "--zone", "100=servers") { (vlan, text) throws(Objection) in
             vlan.zone = try Zone(reading: text)
@@ -201,6 +209,7 @@ extension Configuration {
         case .outer(let id): return vlan(id)?.outer.map { "--outer \(id)=\($0)" }
         case .name(let id): return vlan(id)?.name.map { "--name \(id)=\($0)" }
         case .mtu(let id): return vlan(id)?.mtu.map { "--mtu \(id)=\($0)" }
+        case .driver(let id): return "--driver \(id)" + (vlan(id)?.driver.map { "=\($0.rawValue)" } ?? "")
         case .zone(let id): return vlan(id).map { "--zone \(id)=\($0.zone)" }
         case .masquerade(let zone): return "--masquerade-zone \(zone)=\(zoneMasquerades[zone]?.rawValue ?? "")"
         case .uplink(let index): return "--uplink \(uplinks[index])"

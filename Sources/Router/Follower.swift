@@ -16,7 +16,7 @@ public enum Follower {
         // First the events, then the look: what changes in between is an event.
         let events = try kernel { () throws(KernelError) in try NetlinkSocket(groups: NetlinkSocket.linkGroup) }
         let requests = try kernel { () throws(KernelError) in try NetlinkSocket() }
-        while let state = try file.load(), state.driver == .ebpf {
+        while let state = try file.load(), state.usesPrograms {
             let links = try kernel { () throws(KernelError) in try requests.links() }
             try? follow(state, links, requests)
             // By index: under another name it is still the same.

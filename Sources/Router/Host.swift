@@ -131,7 +131,8 @@ struct Host {
         if let state, !state.accepts.isEmpty || state.configuration.coexists || wanted?.coexists == true {
             host.otherFirewalls = try OtherFirewalls.read()
         }
-        guard let state, state.looksAtTrunks || wanted?.fastPath != nil else { return host }
+        let bringsPrograms = wanted.map { $0.fastPath != nil || $0.vlans.contains { $0.driver == .ebpf } } ?? false
+        guard let state, state.looksAtTrunks || bringsPrograms else { return host }
         let names = Set(state.parents.keys).union(state.configuration.parents).union(wanted?.parents ?? [])
         let vlans = Set((state.configuration.vlans + (wanted?.vlans ?? [])).map(\.id)).union(state.links)
         for parent in names.compactMap({ host.parent($0, in: state) }) {

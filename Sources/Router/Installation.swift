@@ -63,7 +63,9 @@ public struct Installation {
 
     /// Whether BPF programs do a part of the work. Of another host's kernel, nothing is known.
     private func usesPrograms(_ file: ConfigurationFile) -> Bool {
-        if file.configuration.fastPath != nil { return true }
+        if file.configuration.fastPath != nil || file.configuration.vlans.contains(where: { $0.driver == .ebpf }) {
+            return true
+        }
         if file.driver == nil, !root.isEmpty { return true }
         return (try? Driver.choose(file.driver)) != .ieee8021q && file.driver != .ieee8021q
     }

@@ -166,7 +166,7 @@ struct Planner {
     /// Whether it is the interface that we made for this VLAN: by our own record, and still of its kind.
     func isOurs(_ link: Link, _ id: VLANID) -> Bool {
         guard state.links.contains(id) else { return false }
-        switch state.driver {
+        switch state.driver(of: id) {
         case .ieee8021q:
             return link.vlan?.id == id.rawValue && link.lowerIndex == parent(of: id)?.index && !link.isLowerElsewhere
         case .ebpf:
@@ -306,8 +306,15 @@ struct Planner {
 
     /// Whether programs of ours go on this parent.
     private func needsHook(_ name: String, _ wanted: Configuration) -> Bool {
-        state.driver == .ebpf || wanted.fastPath != nil && name == wanted.parent
+        carriesByProgram(name, wanted) || wanted.fastPath != nil && name == wanted.parent
     }
+
+    /// Whether a program of ours takes frames of this parent to their gateways.
+    private func carriesByProgram(_ name: String, _ wanted: Configuration) -> Bool {
+        wanted.vlans.contains { driver(of: $0) == .ebpf && wanted.parent(of: $0) == name }
+    }
+
+    private func driver(of vlan: Configuration.VLAN) -> Driver { vlan.driver ?? state.driver }
 
     /// From now on, and in the end.
     mutating func take(_ change: (inout State) -> Void) {
@@ -378,7 +385,7 @@ struct Planner {
             actions.append(.addClsact(parent.name))
             take { $0.parents[name]?.addedClsact = true }
         }
-        guard state.driver == .ebpf else { return }
+        guard carriesByProgram(name, wanted) else { return }
         // The hardware filters by VLAN id and by address; without VLAN devices nobody tells it which ones are wanted.
         if !parent.isPromiscuous, !isCarrier {
             actions.append(.setPromiscuous(parent.name, true))
@@ -400,19 +407,23 @@ struct Planner {
         self.added.formUnion(added)
         guard !added.isEmpty else { return }
         take { $0.links.formUnion(added) }
-        switch state.driver {
-        case .ieee8021q:
+        func made(by driver: Driver) -> [VLANID] {
+            vlans.filter { added.contains($0.id) && self.driver(of: $0) == driver }.map(\.id).sorted()
+        }
+        let devices = made(by: .ieee8021q)
+        if !devices.isEmpty {
             actions.append(
                 .addVLANs(
-                    added.sorted().map {
+                    devices.map {
                         let parent = parentName(of: $0)
                         return Action.VLANDevice(
                             name: wanted.interfaceName($0), parent: parents[parent]?.name ?? parent, id: $0)
                     }))
-        case .ebpf:
+        }
+        let pairs = made(by: .ebpf)
+        if !pairs.isEmpty {
             actions.append(
-                .addVethGateways(
-                    added.sorted().compactMap { id in parent(of: id).map { gateway(wanted, id, $0) } }))
+                .addVethGateways(pairs.compactMap { id in parent(of: id).map { gateway(wanted, id, $0) } }))
         }
     }
 
@@ -421,8 +432,7 @@ struct Planner {
     }
 
     private mutating func connect(_ wanted: Configuration) {
-        guard state.driver == .ebpf else { return }
-        for (parent, vlans) in byParent(wanted.vlans.map(\.id)) {
+        for (parent, vlans) in byParent(wanted.vlans.filter { driver(of: $0) == .ebpf }.map(\.id)) {
             let trunk = trunk(parent)
             let isTakenOnTrust = vlans.first.map { self.isTakenOnTrust(parentName(of: $0)) } ?? false
             let missing = vlans.filter { id in
@@ -439,7 +449,8 @@ struct Planner {
     }
 
     private mutating func startFollower() {
-        guard state.driver == .ebpf, !host.isFollowed, let wanted, !wanted.parents.contains(where: isTakenOnTrust)
+        guard let wanted, wanted.vlans.contains(where: { driver(of: $0) == .ebpf }), !host.isFollowed,
+            !wanted.parents.contains(where: isTakenOnTrust)
         else { return }
         actions.append(.startFollower)
         take { $0.startedFollower = true }
@@ -483,7 +494,7 @@ struct Planner {
             let name = interfaceName(vlan.id)
             guard !added.contains(vlan.id) else {
                 // A veth is made with it, a VLAN device starts with its parent's.
-                if let mtu = vlan.mtu, let parent = parent(of: vlan.id), state.driver == .ieee8021q {
+                if let mtu = vlan.mtu, let parent = parent(of: vlan.id), driver(of: vlan) == .ieee8021q {
                     set(mtu, name, now: parent.mtu)
                 }
                 continue

@@ -142,6 +142,15 @@ public struct Router {
         } else {
             chosen = try Driver.choose(driver)
         }
+        for vlan in configuration.vlans {
+            let wanted = vlan.driver ?? chosen
+            guard let state, state.links.contains(vlan.id), state.driver(of: vlan.id) != wanted else { continue }
+            throw Failure(
+                .usage,
+                "--driver \(vlan.id)=\(wanted.rawValue): the gateway interface is made with \(state.driver(of: vlan.id).rawValue)",
+                remedy: "take the VLAN out first, and add it then: vrouter up without --vlan \(vlan.id)")
+        }
+        for driver in Set(configuration.vlans.compactMap(\.driver)) { _ = try Driver.choose(driver) }
         if configuration.fastPath != nil { try FastPath.check() }
         let start = state ?? file.empty(configuration, driver: chosen)
         var host = try read(for: start, configuration)

@@ -48,9 +48,15 @@ struct State: Hashable, Codable {
 
     /// Whether there may be programs of ours on the parents.
     var looksAtTrunks: Bool {
-        driver == .ebpf || startedFastPath || configuration.fastPath != nil
+        usesPrograms || startedFastPath || configuration.fastPath != nil
             || parents.values.contains(where: \.addedClsact)
     }
+
+    /// Whether programs of ours carry frames between trunks and gateways.
+    var usesPrograms: Bool { configuration.vlans.contains { driver(of: $0.id) == .ebpf } || driver == .ebpf }
+
+    /// How the gateway interface of a VLAN is made.
+    func driver(of id: VLANID) -> Driver { vlan(id)?.driver ?? driver }
 
     /// Of the interface that the fast path works on; 0: none is known.
     var parentIndex: UInt32 { parents[configuration.parent]?.index ?? 0 }

@@ -80,6 +80,13 @@ struct RoutingOptions: ParsableArguments {
     var mtus: [String] = []
 
     @Option(
+        name: .customLong("driver"), parsing: .singleValue,
+        help: ArgumentHelp(
+            "How the gateway interface of a VLAN is made, where that is not as --vlan-driver says. Can be repeated.",
+            valueName: "id=8021q|ebpf"))
+    var drivers: [String] = []
+
+    @Option(
         name: .customLong("zone"), parsing: .singleValue,
         help: ArgumentHelp(
             "The zone that a VLAN is in, for --policy. Default: vlans. Can be repeated.", valueName: "id=name"))
@@ -149,7 +156,7 @@ struct RoutingOptions: ParsableArguments {
     private var firstOption: String? {
         let lists = [
             ("--vlan", vlan.vlans), ("--deny", vlan.denied), ("--trunk", trunks), ("--outer", outers),
-            ("--name", names), ("--mtu", mtus), ("--zone", zones),
+            ("--name", names), ("--mtu", mtus), ("--driver", drivers), ("--zone", zones),
             ("--masquerade-zone", zoneMasquerades), ("--policy", policies), ("--uplink", uplinks),
             ("--port-forward", portForwards), ("--route", routes),
         ]
@@ -206,6 +213,7 @@ struct RoutingOptions: ParsableArguments {
         options.outers = unjoined(outers)
         options.names = unjoined(names)
         options.mtus = unjoined(mtus)
+        options.drivers = unjoined(drivers)
         options.zones = unjoined(zones)
         options.uplinks = unjoined(uplinks)
         options.zoneMasquerades = unjoined(zoneMasquerades)

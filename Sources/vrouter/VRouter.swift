@@ -56,5 +56,5 @@ struct VRouter: ParsableCommand {
         return result + arguments[index...]
     }
 
-    private static let ofEachVLAN = ["--vlan", "--trunk", "--outer", "--zone", "--name", "--mtu"]
+    private static let ofEachVLAN = ["--vlan", "--trunk", "--outer", "--driver", "--zone", "--name", "--mtu"]
 }

@@ -39,6 +39,13 @@ enum GeneratedConfiguration {
         } else {
             configuration.flowtable = Configuration.Flowtable.allCases.pick(&generator)
         }
+        if configuration.fastPath == nil, Bool.random(using: &generator) {
+            for index in configuration.vlans.indices { configuration.vlans[index].driver = .ebpf }
+            if let last = configuration.vlans.indices.last, configuration.vlans[last].outer == nil {
+                let isAround = configuration.vlans.contains { $0.outer == configuration.vlans[last].id }
+                if !isAround { configuration.vlans[last].driver = [nil, .ieee8021q].pick(&generator) }
+            }
+        }
         let vlans = configuration.vlans.map(\.id)
         configuration.denied = Set(
             vlans.some(&generator).flatMap { from in

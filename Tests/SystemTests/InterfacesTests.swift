@@ -81,6 +81,51 @@ import Testing
     }
 
     //  h100, h200 ── switch ── enp0s8 ─ router ─ enp0s9 ── host in VLAN 400
+    /// One VLAN by BPF programs on a kernel that has VLAN devices, where the others have those; elsewhere, the kernel has none to give.
+    @Test func aVLANMayHaveADriverOfItsOwn() throws {
+        let site = try Site()
+        let before = try site.router.snapshot()
+        let up = "up --parent enp0s8 \(Site.vlans) --masquerade none"
+        for (options, words) in [
+            ("--driver 200=veth", "'veth' is not a driver"),
+            ("--driver 200=ebpf --fast-path af-packet", "the fast path needs one for all"),
+            ("--driver 300=ebpf --outer 300=200", "VLAN 300 is within VLAN 200, which has another driver"),
+        ] {
+            let result = try site.router.vrouter("\(up) \(options)")
+            #expect(result.status == 64 && result.errors.contains(words), "\(result)")
+        }
+        guard try site.router.hasVLANDevices else {
+            let result = try site.router.vrouter("\(up) --driver 200=8021q")
+            #expect(result.status == 69 && result.errors.contains("this kernel has no VLAN devices"), "\(result)")
+            return try requireUnchanged(site.router, since: before)
+        }
+        let mixed = try site.router.vrouter("\(up) --driver 200=ebpf")
+        #expect(mixed.status == 0, "\(mixed)")
+        let links = try site.router.sh("ip -d -o link")
+        #expect(links.contains("vlan protocol 802.1Q id 100") && !links.contains("802.1Q id 200"), "\(links)")
+        for (from, address) in [
+            (100, "172.16.20.10"), (200, "172.16.30.10"), (200, "fd00:10::10"), (300, "172.16.10.10"),
+        ] {
+            #expect(try site.ping(site.host(from), address) == 63, "\(from) to \(address)")
+        }
+        #expect(try site.router.vrouter("\(up) --driver 200=ebpf").output.hasPrefix("nothing to do\n"))
+        let other = try site.router.vrouter(up)
+        #expect(
+            other.status == 64 && other.errors.contains("--driver 200=8021q: the gateway interface is made with ebpf"),
+            "\(other)")
+        // What only the programs need goes with the only VLAN that needs them.
+        let without = try site.router.vrouter(
+            "up --parent enp0s8 --vlan 100=172.16.10.1/24 --vlan 300=172.16.30.1/24 --masquerade none")
+        #expect(without.status == 0, "\(without)")
+        #expect(try !site.router.sh("ip -d -o link show enp0s8; tc qdisc show").contains("clsact"))
+        #expect(try site.ping(site.host(100), "172.16.30.10") == 63)
+        let again = try site.router.vrouter("\(up) --driver 200=ebpf")
+        #expect(again.status == 0, "\(again)")
+        #expect(try site.router.vrouter("status").status == 0)
+        #expect(try site.router.vrouter("down").status == 0)
+        try requireUnchanged(site.router, since: before)
+    }
+
     @Test func aVLANOnASecondTrunk() throws {
         let site = try Site()
         let far = try TestHost(trunk: false)
