@@ -125,7 +125,7 @@ test: deps-test lint deps-build
 	$(SWIFT) build --build-tests
 	$(SWIFT) build $(RELEASE)
 	Tests/hot-path.py $(BINARY)
-	@Tests/run $(SUITES)
+	@PRODUCT=$(BINARY) Tests/run $(SUITES)
 
 FORMATTED := $(wildcard Package.swift Sources Tests Plugins benchmarks)
 SCRIPTS    = $(shell grep -rlsE --exclude-dir=.build '^\#!.*\b(ba|da|busybox )?sh$$' .ci Tests packaging benchmarks)

@@ -89,7 +89,7 @@ import Testing
         #expect(try host.vrouter("up --parent enp0s8 \(Self.first)").status == 0)
         let before = try host.vlanSnapshot()
         let up = try host.start(
-            [Product.path, "up", "--confirm", "1"] + Self.second.split(separator: " ").map(String.init),
+            [Product.withFaults, "up", "--confirm", "1"] + Self.second.split(separator: " ").map(String.init),
             environment: ["VROUTER_FAULT": "\(fault):2:after"])
         try eventually("half-way") {
             try addresses(host).contains("172.16.10.254/24") || !addresses(host).contains(".10.1/")

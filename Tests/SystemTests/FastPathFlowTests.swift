@@ -18,15 +18,19 @@ import Testing
         let runs =
             ["-c 172.16.20.10", "-c fd00:20::10 -R"] + (isEmulated ? [] : ["-c 172.16.20.10 -R", "-c fd00:20::10"])
         let octets = isEmulated ? 1_000_000 : 8_000_000
-        // Segments that travel together, small ones too; then each by itself. iperf3 stops counting when all is sent.
+        // Segments that travel together, small ones too; then each by itself. iperf3 stops counting when all is sent, so little may
+        // be on its way.
         for options in runs + runs.map({ "\($0) -M 536" }) {
-            try server.measure(site.host(100), "\(options) -n \(octets)", atLeast: octets / 4)
+            try server.measure(site.host(100), "\(options) -n \(octets) -w 64K", atLeast: octets / 4)
         }
         try site.sendSingleFrames()
         for options in runs {
-            // About 1400 octets each, and an answer to every second.
+            // About 1400 octets each, and an answer to every second. Slowly enough for the workers to learn of the connection before
+            // it ends.
             try site.workersForward(atLeast: octets / 1400 / 2) {
-                try server.measure(site.host(100), "\(options) -n \(octets) -b 100M", atLeast: octets / 4)
+                try server.measure(
+                    site.host(100), "\(options) -n \(octets) -w 64K -l 16K -b \(isEmulated ? 2 : 100)M",
+                    atLeast: octets / 4)
             }
         }
         try expectNoBadChecksums(site)

@@ -126,7 +126,7 @@ import Testing
         let host = try TestHost()
         let before = try host.snapshot()
         let up = try host.start(
-            [Product.path, "up", "--parent", "enp0s8"] + Self.first.split(separator: " ").map(String.init),
+            [Product.withFaults, "up", "--parent", "enp0s8"] + Self.first.split(separator: " ").map(String.init),
             environment: ["VROUTER_FAULT": "stop:2:before"])
         try waitUntilStopped(up, host)
         up.signal(SignalNumber.terminate)
@@ -161,7 +161,7 @@ import Testing
         let host = try TestHost()
         // Stopped while it holds the lock.
         let first = try host.start(
-            [Product.path, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"],
+            [Product.withFaults, "up", "--parent", "enp0s8", "--vlan", "100=172.16.10.1/24"],
             environment: ["VROUTER_FAULT": "stop:0:before"])
         try waitUntilStopped(first, host)
         let waiting = try host.start([Product.path, "down"])

@@ -59,7 +59,8 @@ public final class TestHost {
 
     /// Runs the product as a user does.
     public func vrouter(_ arguments: String, environment: [String: String] = [:]) throws -> ChildProcess.Result {
-        try run([Product.path] + arguments.split(separator: " ").map(String.init), environment: environment)
+        let product = environment["VROUTER_FAULT"] == nil ? Product.path : Product.withFaults
+        return try run([product] + arguments.split(separator: " ").map(String.init), environment: environment)
     }
 
     /// Everything of the host that vrouter could change, as the standard tools show it, line by line.
