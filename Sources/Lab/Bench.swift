@@ -9,7 +9,8 @@ public struct Bench {
         public var rules: [BenchRules] = [.none, .article]
         /// With the frame check sequence, without the tag.
         public var frameBytes = [64, 128, 256, 512, 1024, 1280, 1518]
-        public var flows = 256
+        /// The ones behind the first are measured with the first frame size.
+        public var flows = [256]
         /// In the router's table; tables that are larger than the smallest are measured with the first frame size.
         public var routes = [2]
         /// Of one measurement.
@@ -31,8 +32,10 @@ public struct Bench {
                     "--sizes \(size): the generator makes frames of \(Traffic.smallestFrame) to \(Traffic.largestFrame) octets",
                     remedy: "use sizes in between, for example 64,512,1518")
             }
-            guard (1...1 << 20).contains(flows) else {
-                throw Failure(.usage, "--flows \(flows): not from 1 to \(1 << 20)", remedy: "use the default, 256")
+            for count in flows where !(1...1 << 20).contains(count) {
+                throw Failure(
+                    .usage, "--flows \(count): not from 1 to \(1 << 20)",
+                    remedy: "use the default, 256, or for example 256,4096,65536")
             }
             for count in routes where !(2...BenchNetwork.mostRoutes).contains(count) {
                 throw Failure(
@@ -79,6 +82,7 @@ public struct Bench {
     /// Signals that ask the process to end are caught from here on; one that came makes this fail, with everything removed.
     public func run(version: String, date: String) throws(Failure) -> BenchReport {
         if !settings.connections.isEmpty { try Goodput.checkInstalled() }
+        try checkConnectionTable()
         let driver = try Driver.choose(nil)
         Interruption.catchSignals()
         SmallFile.makeDirectory("/run/vrouter")
@@ -105,18 +109,32 @@ public struct Bench {
         }
     }
 
+    /// The kernel's limit holds for each namespace, and is set for all of them at once.
+    private func checkConnectionTable() throws(Failure) {
+        let limit = Sysctl("net/netfilter/nf_conntrack_max")
+        guard let text = try? limit.read(), let most = Int(text), let flows = settings.flows.max(), flows > most else {
+            return
+        }
+        throw Failure(
+            .usage, "--flows \(flows): connection tracking holds no more than \(most) here",
+            remedy:
+                "sysctl -w net.netfilter.nf_conntrack_max=\(flows), and as many nf_conntrack_buckets; or fewer flows")
+    }
+
     private func measure(_ result: inout BenchReport, _ schedule: inout Schedule) throws(Failure) {
         try measureGenerator(&result, &schedule)
         for rules in settings.rules {
-            try measure(rules, &result, &schedule)
-            try BenchNetwork.deleteAll()
+            for flows in settings.flows {
+                try measure(rules, flows: flows, &result, &schedule)
+                try BenchNetwork.deleteAll()
+            }
         }
     }
 
     /// What the generator makes by itself, and what that costs: it is taken off what is measured with it.
     private func measureGenerator(_ result: inout BenchReport, _ schedule: inout Schedule) throws(Failure) {
         let network = try BenchNetwork(name: "limit")
-        var meter = try Meter(network, flows: BenchNetwork.flows(settings.flows), withoutRouter: true)
+        var meter = try Meter(network, flows: BenchNetwork.flows(settings.flows[0]), withoutRouter: true)
         for size in settings.frameBytes {
             try meter.use(frameBytes: size)
             try announce("the generator alone, \(size) bytes", &schedule, seconds: settings.seconds)
@@ -132,15 +150,21 @@ public struct Bench {
 
     /// All forwarders side by side, so that what else the machine does meets them alike.
     private func measure(
-        _ rules: BenchRules, _ result: inout BenchReport, _ schedule: inout Schedule
+        _ rules: BenchRules, flows: Int, _ result: inout BenchReport, _ schedule: inout Schedule
     ) throws(Failure) {
         var subjects: [Subject] = []
         defer { for subject in subjects { subject.end() } }
-        for forwarder in settings.forwarders where forwarder.isMeasured(with: rules) {
-            try announce("\(forwarder.name), rules \(rules.rawValue): building", &schedule, seconds: Schedule.building)
-            let subject = try Subject(forwarder, rules, flows: settings.flows, executable: executable)
+        let isFirst = flows == settings.flows[0]
+        for forwarder in settings.forwarders where forwarder.isMeasured(with: rules, onlyRouters: !isFirst) {
+            try announce(
+                "\(forwarder.name), rules \(rules.rawValue), \(flows) flows: building", &schedule,
+                seconds: Schedule.building(flows: flows))
+            let subject = try Subject(forwarder, rules, flows: flows, executable: executable)
             try subject.open(frameBytes: settings.frameBytes[0])
             subjects.append(subject)
+        }
+        guard isFirst else {
+            return try measure(subjects, rules, frameBytes: settings.frameBytes[0], &result, &schedule)
         }
         for size in settings.frameBytes {
             try measure(subjects, rules, frameBytes: size, &result, &schedule)
@@ -150,7 +174,7 @@ public struct Bench {
             for subject in routers {
                 try announce(
                     "\(subject.name), rules \(rules.rawValue): adding routes up to \(routes)", &schedule,
-                    seconds: Schedule.building + Double(routes) * Schedule.addingRoute)
+                    seconds: Schedule.building(flows: flows) + Double(routes) * Schedule.addingRoute)
                 try subject.addRoutes(upTo: routes)
                 try subject.open(frameBytes: settings.frameBytes[0])
             }
@@ -166,7 +190,7 @@ public struct Bench {
         let generator = result.machine.generator.first { $0.frameBytes == frameBytes }?.cpuNanosecondsPerPacket ?? 0
         for subject in subjects { try subject.begin(frameBytes: frameBytes) }
         func what(_ subject: Subject) -> String {
-            "\(subject.name), rules \(rules.rawValue), \(frameBytes) bytes, \(subject.routes) routes"
+            "\(subject.name), rules \(rules.rawValue), \(frameBytes) bytes, \(subject.flows) flows, \(subject.routes) routes"
         }
         for round in 1...settings.rounds {
             for subject in subjects {
@@ -222,7 +246,7 @@ public struct Bench {
 /// How long it takes: what is measured is what takes time.
 private struct Schedule {
     /// Building a network, opening its flows.
-    static let building = 3.0
+    static func building(flows: Int) -> Double { 3 + Double(flows) / 25_000 }
     /// Of the time of a measurement, for one try of a search.
     static let searchShare = 0.5
     /// Of one route.
@@ -238,11 +262,12 @@ private struct Schedule {
         var total = sizes * settings.seconds
         for rules in settings.rules {
             for forwarder in settings.forwarders where forwarder.isMeasured(with: rules) {
-                total += Self.building + sizes * cell
+                total += Self.building(flows: settings.flows[0]) + sizes * cell
                 guard case .vrouter = forwarder else { continue }
                 for routes in settings.routes where routes > BenchNetwork.vlans.count {
-                    total += Self.building + Double(routes) * Self.addingRoute + cell
+                    total += Self.building(flows: settings.flows[0]) + Double(routes) * Self.addingRoute + cell
                 }
+                for flows in settings.flows.dropFirst() { total += Self.building(flows: flows) + cell }
                 total += Double(settings.connections.count * settings.tcpSeconds)
             }
         }
@@ -256,7 +281,7 @@ private struct Schedule {
 
 extension Forwarder {
     /// Only vrouter has rules.
-    func isMeasured(with rules: BenchRules) -> Bool {
-        if case .command = self { rules == .none } else { true }
+    func isMeasured(with rules: BenchRules, onlyRouters: Bool = false) -> Bool {
+        if case .command = self { rules == .none && !onlyRouters } else { true }
     }
 }

@@ -87,10 +87,12 @@ struct BenchNetwork {
     }
 
     /// Runs `vrouter up`, and tells the router where the hosts are.
-    func becomeRouter(_ executable: String, _ datapath: Datapath, _ rules: BenchRules) throws(Failure) {
+    func becomeRouter(
+        _ executable: String, _ datapath: Datapath, _ rules: BenchRules, flows: Int
+    ) throws(Failure) {
         let arguments =
             ["up", "--parent", Self.trunk] + Self.vlans.flatMap { ["--vlan", "\($0.id)=\($0.gateway)"] }
-            + rules.upArguments + datapath.upArguments
+            + rules.upArguments + datapath.upArguments(flows: flows)
         let outcome = try kernel { () throws(KernelError) in
             try Namespace.run(in: router) { () throws(KernelError) in try ChildProcess.run([executable] + arguments) }
         }

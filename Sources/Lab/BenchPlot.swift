@@ -53,7 +53,9 @@ extension BenchReport {
 
     private func panels(_ rules: BenchRules, _ names: [String]) -> [Panel] {
         let what = rules == .none ? "no masquerading" : "the article's rules"
-        let cells = results.filter { $0.rules == rules }
+        let all = results.filter { $0.rules == rules }
+        // Those with other numbers of flows have a diagram of their own.
+        let cells = all.filter { $0.flows == all.first?.flows }
         let shapes = Self.distinct(cells.map { Shape(frameBytes: $0.frameBytes, routes: $0.routes) })
         let manyTables = Set(shapes.map(\.routes)).count > 1
         func columns(_ mark: (Cell) -> Panel.Mark?) -> [Panel.Column] {
@@ -83,6 +85,24 @@ extension BenchReport {
                     title: "Latency, \(what)", unit: "microseconds", axis: axis, scale: latencies,
                     columns: columns { cell in
                         cell.latencyMicroseconds.map { .range(middle: $0.p50, bar: $0.p99, line: $0.p999) }
+                    }))
+        }
+        let numbers = Self.distinct(all.map(\.flows))
+        if numbers.count > 1, let first = all.first {
+            result.append(
+                Panel(
+                    title: "Many flows, \(what)", unit: "million frames of \(first.frameBytes) bytes a second",
+                    axis: "flows",
+                    scale: throughputs,
+                    columns: numbers.map { flows in
+                        Panel.Column(
+                            label: "\(flows)",
+                            marks: Self.marks(names) { name in
+                                all.first {
+                                    $0.datapath == name && $0.flows == flows && $0.routes == first.routes
+                                        && $0.frameBytes == first.frameBytes
+                                }.map { .bar($0.maxMpps, solid: $0.lossFreeMpps) }
+                            })
                     }))
         }
         let rates = Scale(from0To: self.tcp.map(\.gbitPerSecond).filter(\.isFinite).max() ?? 1)

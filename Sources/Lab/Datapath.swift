@@ -1,3 +1,5 @@
+import Router
+
 /// Who forwards the frames of a router.
 public enum Datapath: String, Hashable, Sendable, Codable, CaseIterable {
     /// The kernel, as `vrouter up` sets it up.
@@ -6,9 +8,11 @@ public enum Datapath: String, Hashable, Sendable, Codable, CaseIterable {
     case afPacket = "af-packet"
 
     /// What `vrouter up` is told.
-    var upArguments: [String] {
+    func upArguments(flows: Int) -> [String] {
         switch self {
         case .kernel: []
+        case .afPacket where flows > Configuration.FastPath.defaultConnections:
+            ["--fast-path", "af-packet", "--fast-path-connections", "\(flows)"]
         case .afPacket: ["--fast-path", "af-packet"]
         }
     }

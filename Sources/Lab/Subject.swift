@@ -8,7 +8,7 @@ final class Subject {
     /// In its table.
     private(set) var routes = BenchNetwork.vlans.count
     private var meter: Meter
-    private let flows: Int
+    let flows: Int
     private var frameBytes = 0
     /// Somebody else's forwarder, which is stopped while it is not measured: it may be one that never sleeps.
     private let command: ChildProcess?
@@ -20,6 +20,7 @@ final class Subject {
     private var latency: (rate: Double, Latencies)?
     private var sent: UInt64 = 0
     private var received: UInt64 = 0
+    private var nextReminder = ContinuousClock.now
 
     init(_ forwarder: Forwarder, _ rules: BenchRules, flows: Int, executable: String) throws(Failure) {
         name = forwarder.name
@@ -28,7 +29,7 @@ final class Subject {
         self.network = network
         switch forwarder {
         case .vrouter(let datapath):
-            try network.becomeRouter(executable, datapath, rules)
+            try network.becomeRouter(executable, datapath, rules, flows: flows)
             hasFastPath = datapath == .afPacket
             command = nil
         case .command(_, let line):
@@ -125,7 +126,14 @@ final class Subject {
     }
 
     private func measure(_ load: Meter.Load) throws(Failure) -> Meter.Trial {
-        if command == nil { try meter.remindOfFlows() } else { try signal(SignalNumber.resume) }
+        if command == nil {
+            if ContinuousClock.now >= nextReminder {
+                try meter.remindOfFlows()
+                nextReminder = .now + .seconds(10)
+            }
+        } else {
+            try signal(SignalNumber.resume)
+        }
         let trial = try meter.measure(load)
         if command != nil { try signal(SignalNumber.stop) }
         guard trial.wrong == 0 else {

@@ -24,7 +24,7 @@ public enum FastPath {
         return counters.isForwarding
     }
 
-    /// Whether this kernel can do it: that there is an error before anything has changed.
+    /// Whether this kernel can do it, and lets us: that there is an error before anything has changed.
     static func check() throws(Failure) {
         do {
             _ = try Ownership(workers: 1, longestFrame: 0, threshold: 0, connections: 1)
@@ -34,6 +34,14 @@ public enum FastPath {
             throw Failure(
                 .unavailable, "--fast-path af-packet: this kernel cannot do that: \(error)",
                 remedy: "it takes Linux 5.11 or later with BPF; without the fast path the kernel forwards everything")
+        }
+        do {
+            _ = try PacketSocket(mtu: 1500, slots: 64)
+        } catch {
+            throw Failure(
+                error.isPermission ? .notPermitted : .unavailable, "--fast-path af-packet: \(error)",
+                remedy: error.isPermission
+                    ? "run it as root, or with CAP_NET_RAW" : "without the fast path the kernel forwards everything")
         }
     }
 

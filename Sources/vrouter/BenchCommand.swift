@@ -59,8 +59,11 @@ struct BenchCommand: ParsableCommand {
             valueName: "none|article|both"))
     var rules: RulesChoice = .both
 
-    @Option(help: ArgumentHelp("Senders, receivers and ports: how many flows.", valueName: "number"))
-    var flows: Int = 256
+    @Option(
+        help: ArgumentHelp(
+            "Senders, receivers and ports: how many flows, the ones behind the first with the first frame size only.",
+            valueName: "number,…"))
+    var flows: String = "256"
 
     @Option(
         help: ArgumentHelp(
@@ -123,7 +126,7 @@ struct BenchCommand: ParsableCommand {
         settings.rules = rules.rules
         settings.routes = try list(routes, "--routes") { Int($0) }
         settings.connections = tcp == "none" ? [] : try list(tcp, "--tcp") { Int($0) }
-        settings.flows = flows
+        settings.flows = try list(flows, "--flows") { Int($0) }
         settings.forwarders =
             try list(datapath, "--datapath") { Datapath(rawValue: $0).map(Forwarder.vrouter) }
             + forwarders.map { text in
@@ -175,15 +178,16 @@ struct BenchCommand: ParsableCommand {
         }
         print(generator.text)
         var table = Table([
-            "datapath", "rules", "bytes", "routes", "max Mpps", "without loss", "CPU ns a frame", "µs: p50", "p99",
+            "datapath", "rules", "bytes", "flows", "routes", "max Mpps", "without loss", "CPU ns a frame", "µs: p50",
+            "p99",
             "p99.9",
         ])
-        table.rightAligned = [2, 3, 4, 5, 6, 7, 8, 9]
+        table.rightAligned = [2, 3, 4, 5, 6, 7, 8, 9, 10]
         for cell in result.results {
             table.add(
                 [
-                    cell.datapath, cell.rules.rawValue, String(cell.frameBytes), String(cell.routes),
-                    decimal(cell.maxMpps, 3),
+                    cell.datapath, cell.rules.rawValue, String(cell.frameBytes), String(cell.flows),
+                    String(cell.routes), decimal(cell.maxMpps, 3),
                     cell.lossFreeMpps.map { decimal($0, 3) } ?? "-", decimal(cell.cpuNanosecondsPerPacket, 0),
                 ]
                     + [cell.latencyMicroseconds?.p50, cell.latencyMicroseconds?.p99, cell.latencyMicroseconds?.p999].map
@@ -195,7 +199,7 @@ struct BenchCommand: ParsableCommand {
         for cell in result.results {
             guard let share = cell.fastPathShare, share < 0.99 else { continue }
             print(
-                "note: \(cell.datapath), rules \(cell.rules.rawValue), \(cell.frameBytes) bytes: the fast path forwarded "
+                "note: \(cell.datapath), rules \(cell.rules.rawValue), \(cell.frameBytes) bytes, \(cell.flows) flows: the fast path forwarded "
                     + "\(decimal(100 * share, 0)) % of the frames, the kernel the rest")
         }
         var tcp = Table(["datapath", "rules", "TCP connections", "Gbit/s"])

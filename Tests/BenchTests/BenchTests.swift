@@ -132,10 +132,14 @@ import Testing
                 cell.latencyMicroseconds = .init(p50: 0.5, p99: 20, p999: 12_345, atMpps: 0.1)
                 report.results.append(cell)
             }
+            report.results.append(
+                .init(
+                    datapath: datapath, rules: .article, frameBytes: 64, flows: 70_000, routes: 2, maxMpps: rate,
+                    cpuNanosecondsPerPacket: 1))
             report.tcp.append(.init(datapath: datapath, rules: .none, connections: 8, gbitPerSecond: rate))
         }
         let texts = try texts(of: report.plot)
-        for expected in ["kernel", "a<b>&\"c\"", "64", "1518", "microseconds", "Gbit/s", "8", "100000"] {
+        for expected in ["kernel", "a<b>&\"c\"", "64", "1518", "microseconds", "Gbit/s", "8", "100000", "70000"] {
             #expect(texts.contains(expected), "\(expected) in \(texts)")
         }
     }

@@ -162,6 +162,15 @@ import Testing
         #expect(try host.fastPath()?.process == nil)
     }
 
+    @Test func withoutTheRightToPacketSockets() throws {
+        let host = try TestHost()
+        let before = try host.snapshot()
+        let command = [Product.path, "up", "--parent", "enp0s8"] + Self.first.split(separator: " ").map(String.init)
+        let result = try host.run(["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"] + command)
+        #expect(result.status == 77 && result.errors.contains("CAP_NET_RAW"), "\(result)")
+        try requireUnchanged(host, since: before)
+    }
+
     @Test func aKernelThatCannotDoIt() throws {
         let host = try TestHost()
         let before = try host.snapshot()

@@ -36,6 +36,8 @@ inside() { # COUNT VROUTER: prints lines of "WHAT NUMBER"
     echo "found $(carried)"
     echo "found-milliseconds $(since "$start")"
     echo "memory $(resident)"
+    echo "maps4 $(maps 4)"
+    echo "maps6 $(maps 6)"
 
     # Each is changed once, which is an event, as its first answer would be.
     start=$EPOCHREALTIME
@@ -55,13 +57,9 @@ inside() { # COUNT VROUTER: prints lines of "WHAT NUMBER"
 up() { "$vrouter" up --parent trunk --vlan 100=10.0.0.1/16 --vlan 200=10.1.0.1/16 "$@"; }
 carried() { "$vrouter" status --json | jq .fastPath.connections; }
 since() { echo $(((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}) / 1000)); }
-# Octets: the process, and the maps that it shares with the filter.
-resident() {
-    local process maps
-    process=$(pgrep -f "$vrouter forward")
-    maps=$(bpftool --json map show | jq '[.[] | select(.name | startswith("own_flows") or startswith("own_counts")) | .bytes_memlock] | add')
-    echo $(($(awk '/^RssAnon/ { print $2 }' "/proc/$process/status") * 1024 + maps))
-}
+# Octets: what the process has for itself, and the maps that it shares with the filter, which are for IPv4 (4) or IPv6 (6).
+resident() { echo $(($(awk '/^RssAnon/ { print $2 }' "/proc/$(pgrep -f "$vrouter forward")/status") * 1024)); }
+maps() { bpftool --json map show | jq "[.[] | select(.name == \"own_flows$1\" or .name == \"own_counts$1\") | .bytes_memlock] | add"; }
 # Milliseconds of its processor time.
 processor() { awk '{ print ($14 + $15) * 10 }' "/proc/$(pgrep -f "$vrouter forward")/stat"; }
 # Until the number stays the same.
@@ -144,7 +142,9 @@ claim() { # TEXT NUMBER LIMIT: the number is not more than the limit
     if [ "$2" -le "$3" ]; then echo "- PASS: $1: $2 ≤ $3"; else echo "- FAIL: $1: $2 > $3"; failed=1; fi
 }
 report() {
-    local memory=${got[memory]} kernel=${got[kernel]} found=${got[found]}
+    local kernel=${got[kernel]} found=${got[found]}
+    local maps4=${got[maps4]} maps6=${got[maps6]} memory=${got[memory]}
+    local kept=$((memory - got[memory-empty]))
     echo "- command: \`benchmarks/flows/run.sh${arguments:+ $arguments}\`"
     echo "- machine: $(sed -n '/^model name/{s/.*: //p;q}' /proc/cpuinfo), $(nproc) cores, kernel $(uname -r)"
     echo
@@ -156,11 +156,13 @@ report() {
     echo "| milliseconds in which all of them were changed, each an event | ${got[change-milliseconds]} |"
     echo "| milliseconds of \`vrouter forward\`'s processor time for that | ${got[event-milliseconds]} |"
     echo "| milliseconds to see that all of them had ended | ${got[end-milliseconds]} |"
-    echo "| MiB of memory before, with a place for as many of each family | $((${got[memory-empty]} >> 20)) |"
-    echo "| MiB of memory, with them | $((memory >> 20)) |"
-    echo "| octets of memory for a connection, both directions, places for IPv6 included | $((memory / count)) |"
+    echo "| octets for a connection, both directions: its places in the table of IPv4 | $((maps4 / count)) |"
+    echo "| … what \`vrouter forward\` keeps of it besides | $((kept / count)) |"
+    echo "| … the places for as many connections of IPv6 | $((maps6 / count)) |"
+    echo "| MiB in all | $(((memory + maps4 + maps6) >> 20)) |"
     echo
     claim "connections that found no place" $((kernel - found)) $((count / 10000))
+    claim "octets of a connection's places in the table of IPv4" $((maps4 / count)) 128
     claim "microseconds of processor time for an event" $((${got[event-milliseconds]} * 1000 / count)) 20
 }
 report=$(report)

@@ -41,6 +41,15 @@ for peer in $peers; do
     esac
 done
 
+# So many flows, so many connections: what the kernel holds is raised for that time, and its hash table with it.
+most=$(printf '%s\n' "${options[@]}" | sed -n '/^--flows$/{n;s/,/\n/g;p}' | sort -n | tail -n 1)
+limit=/proc/sys/net/netfilter/nf_conntrack
+if [ "${most:-0}" -gt "$(cat ${limit}_max)" ]; then
+    before="$(cat ${limit}_max) $(cat ${limit}_buckets)"
+    trap 'rm -rf "$build"; echo "${before% *}" >${limit}_max; echo "${before#* }" >${limit}_buckets' EXIT
+    echo "$most" >${limit}_max
+    echo "$most" >${limit}_buckets
+fi
 "$vrouter" bench --json "$build/results.json" --plot "$build/results.svg" "${forwarders[@]}" "${options[@]}"
 [ -n "$write" ] || exit 0
 cp "$build/results.json" "$build/results.svg" "$here"
