@@ -74,7 +74,7 @@ import Testing
         try #require(session.goesOn())
         func tcp() throws -> Document.Flow? { try document(site.router).first { $0.protocol == "tcp" } }
         var flow = try tcp()
-        for _ in 0..<100 where flow?.fastPath?.received.packets ?? 0 < 10 {
+        for _ in 0..<100 where flow?.fastPath.map({ min($0.sent.packets, $0.received.packets) }) ?? 0 < 10 {
             ThisProcess.sleep(milliseconds: 100)
             flow = try tcp()
         }
