@@ -137,6 +137,9 @@ public struct ConnectionEvents: ~Copyable {
     /// Ready to be read where something has happened, for `poll`.
     public var descriptor: Int32 { socket.descriptor }
 
+    /// From here on, changes that this socket asks for are not told.
+    public func ignore(_ socket: borrowing NetlinkSocket) throws(KernelError) { try self.socket.ignore(socket) }
+
     public enum Outcome: Hashable, Sendable {
         /// Nothing more has happened.
         case upToDate
@@ -290,12 +293,15 @@ extension NetlinkBatch {
     /// Fails with ENOENT where the connection has ended, with ETIME where it is just ending, and with EPERM where its time-out is
     /// fixed. It is an event, also for whoever asked for it.
     ///
-    /// - Parameter timeout: in seconds; nil: as it is.
+    /// - Parameters:
+    ///   - timeout: in seconds; nil: as it is.
+    ///   - isAcknowledged: false: for `NetlinkSocket.tell`.
     public mutating func refreshConnection(
-        _ original: FlowTuple, zone: UInt16 = 0, timeout: UInt32?, isLiberal: Bool = false
+        _ original: FlowTuple, zone: UInt16 = 0, timeout: UInt32?, isLiberal: Bool = false, isAcknowledged: Bool = true
     ) {
         add(
-            "refresh \(original)", type: Int(connectionType(IPCTNL_MSG_CT_NEW)), flags: NLM_F_ACK,
+            isAcknowledged ? "refresh \(original)" : "refresh connections",
+            type: Int(connectionType(IPCTNL_MSG_CT_NEW)), flags: isAcknowledged ? NLM_F_ACK : 0,
             header: nfgenmsg(original.source.family)
         ) {
             $0.put(original, zone: zone)

@@ -132,6 +132,17 @@ import SystemPackage
         }
     }
 
+    /// Sends every request of the batch, of which none asks for an acknowledgement. What the kernel says of those that fail is thrown away.
+    public func tell(_ batch: borrowing NetlinkBatch) throws(KernelError) {
+        guard !batch.operations.isEmpty else { return }
+        let chunk = 256
+        for start in stride(from: 0, to: batch.operations.count, by: chunk) {
+            _ = try send(batch, from: start, count: min(chunk, batch.operations.count - start))
+        }
+        // The kernel does what it is asked for while it is asked.
+        discardPending()
+    }
+
     /// Blocks until the kernel has sent something. An overrun (ENOBUFS) is an error: events were lost, state must be read again.
     public func receive(_ operation: String = "receive from netlink") throws(KernelError) -> [NetlinkMessage] {
         let capacity = 64 << 10
@@ -144,6 +155,28 @@ import SystemPackage
     }
 
     var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }
+
+    /// Who asked, as messages about what has changed say.
+    private var port: UInt32 { unsafe mnl_socket_get_portid(socket) }
+
+    /// Changes that another socket asks for are not told here.
+    func ignore(_ other: borrowing NetlinkSocket) throws(KernelError) {
+        // Classic BPF reads in network order; the field is in the machine's.
+        let field = UInt32(MemoryLayout<nlmsghdr>.offset(of: \.nlmsg_pid) ?? 12)
+        var filter = [
+            sock_filter(code: UInt16(BPF_LD | BPF_W | BPF_ABS), jt: 0, jf: 0, k: field),
+            sock_filter(code: UInt16(BPF_JMP | BPF_JEQ | BPF_K), jt: 0, jf: 1, k: other.port.bigEndian),
+            sock_filter(code: UInt16(BPF_RET | BPF_K), jt: 0, jf: 0, k: 0),
+            sock_filter(code: UInt16(BPF_RET | BPF_K), jt: 0, jf: 0, k: .max),
+        ]
+        let status = unsafe filter.withUnsafeMutableBufferPointer { filter in
+            // SAFETY: the kernel copies the instructions within this call.
+            var program = unsafe sock_fprog(len: UInt16(filter.count), filter: filter.baseAddress)
+            return unsafe setsockopt(
+                descriptor, SOL_SOCKET, SO_ATTACH_FILTER, &program, socklen_t(MemoryLayout<sock_fprog>.size))
+        }
+        guard status == 0 else { throw KernelError("filter the events of a netlink socket", .last) }
+    }
 
     /// Whether something comes within the time.
     public func wait(milliseconds: Int32) -> Bool {

@@ -16,6 +16,9 @@ struct FlowBook: ~Copyable {
     /// When all connections are to be looked at again; nil: no need.
     private var nextDump: ContinuousClock.Instant? = .now
     private let changes: NetlinkSocket
+    /// For what only says that a connection is in use: its events, of which a million connections would make ten thousands a second, are
+    /// not listened to.
+    private let refreshes: NetlinkSocket
     private var notes4: [Note]
     private var notes6: [Note]
     /// Connections, by the slot of the original direction, that are the workers' as soon as all of them know.
@@ -67,6 +70,9 @@ struct FlowBook: ~Copyable {
         // Events first: what begins while the dump is read is told.
         let events = try ConnectionEvents()
         let changes = try NetlinkSocket(.netfilter)
+        let refreshes = try NetlinkSocket(.netfilter)
+        try events.ignore(refreshes)
+        self.refreshes = refreshes
         self.memory = memory
         self.events = events
         self.changes = changes
@@ -273,19 +279,25 @@ struct FlowBook: ~Copyable {
     private mutating func tell() throws(KernelError) {
         guard !requests.isEmpty else { return }
         var batch = NetlinkBatch()
+        var inUse = NetlinkBatch()
         var used: [FlowMemory.Slot] = []
         for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {
             guard let entry = memory.entry(slot) else { continue }
             // What it was used last, the kernel knows of a new one. It may have been closed since it was told.
             let isNew = note(slot).refresh == 0
             let timeout = timeouts.seconds(entry.transport)
-            let next = seconds &+ (isNew ? 1 : max(1, timeout / 4))
+            let next = seconds &+ (isNew ? 1 : max(1, timeout / 2))
             change(slot) { $0.refresh = next }
-            batch.refreshConnection(FlowTuple(entry), timeout: isNew ? nil : timeout, isLiberal: isNew)
-            if !isNew, entry.transport == .tcp { used.append(slot) }
+            if isNew {
+                batch.refreshConnection(FlowTuple(entry), timeout: nil, isLiberal: true)
+            } else {
+                inUse.refreshConnection(FlowTuple(entry), timeout: timeout, isAcknowledged: false)
+                if entry.transport == .tcp { used.append(slot) }
+            }
         }
         requests = []
         try send(batch)
+        try refreshes.tell(inUse)
 
         // One that has been closed in the same moment is not to stand there for days.
         batch = NetlinkBatch()

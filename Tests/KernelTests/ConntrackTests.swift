@@ -419,6 +419,44 @@ private func tuple(_ source: String, _ sourcePort: UInt16, _ destination: String
         }
     }
 
+    @Test func whatASocketThatIsIgnoredChangesIsNotTold() throws {
+        let host = try Self.host()
+        try Namespace.run(in: host.name) { () throws(KernelError) in
+            let socket = try NetlinkSocket(.netfilter)
+            let quiet = try NetlinkSocket(.netfilter)
+            var events = try ConnectionEvents()
+            try make(1..<301, socket)
+            func told() throws(KernelError) -> Int {
+                var count = 0
+                #expect(try events.read(limit: 1000) { _ in count += 1 } == .upToDate)
+                return count
+            }
+            func timeouts() throws(KernelError) -> Set<UInt32> {
+                Set(try socket.connections().map { ($0.timeout ?? 0) / 100 })
+            }
+            _ = try told()
+            // There is no connection 999: nothing comes of that, and the others are refreshed all the same.
+            func refresh(_ timeout: UInt32) throws(KernelError) {
+                var batch = NetlinkBatch()
+                for number in [999] + Array(1..<301) {
+                    batch.refreshConnection(entry(number), timeout: timeout, isAcknowledged: false)
+                }
+                try quiet.tell(batch)
+            }
+            try refresh(750)
+            #expect(try timeouts() == [7])
+            #expect(try told() == 300)
+            try events.ignore(quiet)
+            try refresh(950)
+            #expect(try timeouts() == [9])
+            #expect(try told() == 0)
+            var batch = NetlinkBatch()
+            batch.refreshConnection(entry(1), timeout: 700)
+            try socket.execute(batch)
+            #expect(try told() == 1)
+        }
+    }
+
     @Test func anOverrunIsToldAndEventsGoOn() throws {
         let host = try Self.host()
         try Namespace.run(in: host.name) { () throws(KernelError) in
