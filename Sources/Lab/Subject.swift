@@ -20,6 +20,7 @@ final class Subject {
     private var latency: (rate: Double, Latencies)?
     private var sent: UInt64 = 0
     private var received: UInt64 = 0
+    /// Connection tracking forgets flows that nobody answers after two minutes (nf_conntrack_udp_timeout_stream).
     private var nextReminder = ContinuousClock.now
 
     init(_ forwarder: Forwarder, _ rules: BenchRules, flows: Int, executable: String) throws(Failure) {
@@ -129,7 +130,7 @@ final class Subject {
         if command == nil {
             if ContinuousClock.now >= nextReminder {
                 try meter.remindOfFlows()
-                nextReminder = .now + .seconds(10)
+                nextReminder = .now + .seconds(60)
             }
         } else {
             try signal(SignalNumber.resume)

@@ -200,6 +200,9 @@ private struct Keeper {
                     ? "finds everything in place"
                     : "\(describe(wanted.configuration)) set up, with \(outcome.driver?.rawValue ?? "?")")
             for note in outcome.notes { log(.info, "note: \(note)") }
+            for finding in (try? Doctor.blocking(wanted.configuration)) ?? [] {
+                log(.warning, "\(finding.text): `vrouter doctor` says what to do")
+            }
             kept = wanted.configuration
             self.wanted = nil
             status = "keeps \(describe(wanted.configuration))"

@@ -252,7 +252,8 @@ public struct Doctor {
         if !SmallFile.lines(in: "/proc/net/ip_tables_names").filter({ $0 == "filter" }).isEmpty {
             findings.append(
                 Finding(
-                    "legacy-iptables", .warning, "legacy iptables rules are loaded, which nf_tables does not show",
+                    "legacy-iptables", .warning,
+                    "the filter table of legacy iptables is loaded, which nf_tables does not show",
                     remedy: ["look for a DROP or REJECT: iptables-legacy -S FORWARD"]))
         }
         if findings.isEmpty {

@@ -149,10 +149,10 @@ public struct SystemdFiles {
     var networkManager: String {
         """
         \(header)
+        # Not [device] managed=0: NetworkManager does not heed that for interfaces that it knows already, not even after it is started again.
 
-        [device-vrouter]
-        match-device=\(interfaces.map { "interface-name:\($0)" }.joined(separator: ";"))
-        managed=0
+        [keyfile]
+        unmanaged-devices+=\(interfaces.map { "interface-name:\($0)" }.joined(separator: ";"))
 
         """
     }

@@ -102,6 +102,14 @@ final class Service {
     }
 
     /// Each of these is announced: they are put back at once, well before it looks by itself.
+    @Test func whatKeepsPacketsFromPassingIsSaid() throws {
+        let host = try TestHost()
+        try host.sh("nft 'table ip other { chain forward { type filter hook forward priority 0; policy drop; }; }'")
+        let service = try Service(host, "--parent enp0s8 --vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24")
+        try eventually("\(service.log)") { service.log.contains("the chain ip other forward") }
+        #expect(try service.end() == 0)
+    }
+
     @Test func whatOthersUndoIsPutBack() throws {
         let host = try TestHost()
         let before = try host.snapshot()

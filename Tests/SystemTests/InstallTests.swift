@@ -65,7 +65,7 @@ private final class Root {
         for line in [
             "== etc/systemd/network/00-vrouter.network", "Name=enp0s8.100", "Name=servers0", "Unmanaged=yes",
             "== etc/NetworkManager/conf.d/vrouter.conf",
-            "match-device=interface-name:enp0s8.100;interface-name:servers0", "managed=0",
+            "[keyfile]", "unmanaged-devices+=interface-name:enp0s8.100;interface-name:servers0",
             "CapabilityBoundingSet=CAP_NET_ADMIN", "RuntimeDirectoryPreserve=yes", "RestartPreventExitStatus=64 77",
         ] {
             #expect(written.contains("\n\(line)\n") || written.hasPrefix("\(line)\n"), "no \(line) in\n\(written)")
