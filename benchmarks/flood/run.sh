@@ -63,7 +63,7 @@ done
 
 median() { sort -n | awk '{line[NR] = $1} END {print line[int((NR + 1) / 2)]}'; }
 report() {
-    local kind ratio
+    local kind ratio=()
     echo "| SYNs | forwarded a second by the kernel | with the fast path on | ratio | processor time of \`vrouter forward\`, ms |"
     echo "|---|---|---|---|---|"
     for kind in flood scan; do
