@@ -124,8 +124,8 @@ public struct Bench {
     private func measure(_ result: inout BenchReport, _ schedule: inout Schedule) throws(Failure) {
         try measureGenerator(&result, &schedule)
         for rules in settings.rules {
-            for flows in settings.flows {
-                try measure(rules, flows: flows, &result, &schedule)
+            for (number, flows) in settings.flows.enumerated() {
+                try measure(rules, flows: flows, isFirst: number == 0, &result, &schedule)
                 try BenchNetwork.deleteAll()
             }
         }
@@ -150,11 +150,10 @@ public struct Bench {
 
     /// All forwarders side by side, so that what else the machine does meets them alike.
     private func measure(
-        _ rules: BenchRules, flows: Int, _ result: inout BenchReport, _ schedule: inout Schedule
+        _ rules: BenchRules, flows: Int, isFirst: Bool, _ result: inout BenchReport, _ schedule: inout Schedule
     ) throws(Failure) {
         var subjects: [Subject] = []
         defer { for subject in subjects { subject.end() } }
-        let isFirst = flows == settings.flows[0]
         for forwarder in settings.forwarders where forwarder.isMeasured(with: rules, onlyRouters: !isFirst) {
             try announce(
                 "\(forwarder.name), rules \(rules.rawValue), \(flows) flows: building", &schedule,

@@ -101,7 +101,6 @@ final class Service {
         }
     }
 
-    /// Each of these is announced: they are put back at once, well before it looks by itself.
     @Test func whatKeepsPacketsFromPassingIsSaid() throws {
         let host = try TestHost()
         try host.sh("nft 'table ip other { chain forward { type filter hook forward priority 0; policy drop; }; }'")
@@ -110,6 +109,7 @@ final class Service {
         #expect(try service.end() == 0)
     }
 
+    /// Each of these is announced: they are put back at once, well before it looks by itself.
     @Test func whatOthersUndoIsPutBack() throws {
         let host = try TestHost()
         let before = try host.snapshot()

@@ -39,7 +39,7 @@ import Testing
             [
                 "unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-uc",
                 "mount -t tmpfs tmpfs /run || exit; mkdir /run/netns; vrouter=$1; left() { \(Self.left); }; \(script)",
-                "sh", environment["VROUTER_FAULT"] == nil ? Product.path : Product.withFaults,
+                "sh", Product.path(in: environment),
             ], environment: environment)
     }
 

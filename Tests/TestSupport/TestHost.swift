@@ -59,8 +59,9 @@ public final class TestHost {
 
     /// Runs the product as a user does.
     public func vrouter(_ arguments: String, environment: [String: String] = [:]) throws -> ChildProcess.Result {
-        let product = environment["VROUTER_FAULT"] == nil ? Product.path : Product.withFaults
-        return try run([product] + arguments.split(separator: " ").map(String.init), environment: environment)
+        try run(
+            [Product.path(in: environment)] + arguments.split(separator: " ").map(String.init), environment: environment
+        )
     }
 
     /// Everything of the host that vrouter could change, as the standard tools show it, line by line.

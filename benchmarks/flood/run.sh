@@ -19,8 +19,8 @@ while [ $# -gt 0 ]; do
 done
 [ -x "$vrouter" ] || { echo "run.sh: no $vrouter: run 'make build', or name another with --vrouter" >&2; exit 64; }
 vrouter=$(realpath "$vrouter")
-for tool in hping3 conntrack nft jq; do
-    command -v $tool >/dev/null || { apt-get -qq install --yes --no-install-recommends hping3 conntrack nftables jq >&2 && break; }
+for tool in hping3 conntrack nft; do
+    command -v $tool >/dev/null || { apt-get -qq install --yes --no-install-recommends hping3 conntrack nftables >&2 && break; }
 done
 work=$(mktemp -d)
 trap '"$vrouter" lab down >/dev/null 2>&1 || :; rm -rf "$work"' EXIT

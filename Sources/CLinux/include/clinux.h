@@ -30,8 +30,8 @@
 #include <net/if_arp.h>
 #include <netinet/in.h>
 #include <linux/ethtool.h>
-#include <linux/filter.h>
 #include <linux/fib_rules.h>
+#include <linux/filter.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
