@@ -99,13 +99,19 @@ struct ConfigurationFileReader {
     private mutating func readVLANs(_ node: FileNode, into configuration: inout Configuration) {
         for (key, value) in pairs(node, "'vlans'", "VLANs: 'ID: ADDRESS/LENGTH' each") {
             guard let word = text(key, "a VLAN id"),
-                let id = attempt(key.mark, { () throws(Objection) in try VLANID(reading: word) })
+                let (outer, id) = attempt(key.mark, { () throws(Objection) in try VLANID.nested(reading: word) })
             else {
                 hasGaps = true
                 continue
             }
+            guard places[.vlan(id)] == nil else {
+                note(key.mark, Objection("VLAN \(id) is given twice", "give each id once, whatever carries it"))
+                continue
+            }
             places[.vlan(id)] = key.mark
             var vlan = Configuration.VLAN(id: id, addresses: [])
+            vlan.outer = outer
+            places[.outer(id)] = key.mark
             if case .mapping = value.content {
                 let fields = mapping(value, "VLAN \(id)", FileKey.VLAN.self)
                 if let field = fields[.addresses] { readAddresses(field.value, into: &vlan) }
@@ -115,7 +121,12 @@ struct ConfigurationFileReader {
                 }
                 if let field = fields[.outer], let word = text(field.value, "a VLAN id") {
                     places[.outer(id)] = field.value.mark
-                    vlan.outer = attempt(field.value.mark) { () throws(Objection) in try VLANID(reading: word) }
+                    vlan.outer = attempt(field.value.mark) { () throws(Objection) in
+                        guard outer == nil else {
+                            throw Objection("VLAN \(id) is within another one by its key", "leave 'outer' out")
+                        }
+                        return try VLANID(reading: word)
+                    }
                 }
                 if let field = fields[.name] {
                     places[.name(id)] = field.value.mark

@@ -65,6 +65,9 @@ extension Configuration {
         self.denied = Set(self.denied).sorted()
         try each(options.trunks, "--trunk", "200=enp0s9") { (vlan, text) throws(Objection) in vlan.parent = text }
         try each(options.outers, "--outer", "200=100") { (vlan, text) throws(Objection) in
+            guard vlan.outer == nil else {
+                throw Objection("--vlan says that VLAN \(vlan.id) is within another one", "say it once")
+            }
             vlan.outer = try VLANID(reading: text)
         }
         try each(options.names, "--name", "100=servers0") { (vlan, text) throws(Objection) in vlan.name = text }
@@ -123,14 +126,16 @@ extension Configuration {
                 remedy: "write the VLAN id and the gateway's address: --vlan \(text)=172.16.10.1/24")
         }
         return try reading("--vlan \(text)") { () throws(Objection) in
-            let id = try VLANID(reading: text[..<equals])
+            let (outer, id) = try VLANID.nested(reading: text[..<equals])
             let list = text[text.index(after: equals)...]
             var addresses: [InterfaceAddress] = []
             // None: it may carry others.
             for part in list.isEmpty ? [] : list.split(separator: ",", omittingEmptySubsequences: false) {
                 addresses.append(try InterfaceAddress(reading: part))
             }
-            return VLAN(id: id, addresses: addresses)
+            var vlan = VLAN(id: id, addresses: addresses)
+            vlan.outer = outer
+            return vlan
         }
     }
 

@@ -36,6 +36,12 @@ extension VLANID {
         }
         self = id
     }
+
+    /// `200`, or `100.200`: VLAN 200, whose frames are carried in those of VLAN 100.
+    static func nested(reading text: some StringProtocol) throws(Objection) -> (outer: VLANID?, id: VLANID) {
+        guard let dot = text.firstIndex(of: ".") else { return (nil, try VLANID(reading: text)) }
+        return (try VLANID(reading: text[..<dot]), try VLANID(reading: text[text.index(after: dot)...]))
+    }
 }
 
 extension InterfaceAddress {

@@ -21,7 +21,7 @@ struct VLANOptions: ParsableArguments {
     @Option(
         name: .customLong("vlan"), parsing: .singleValue,
         help: ArgumentHelp(
-            "A VLAN and the router's addresses in it, IPv4 or IPv6; once for each VLAN. For example 100=172.16.10.1/24,fd00:10::1/64",
+            "A VLAN and the router's addresses in it, IPv4 or IPv6; once for each VLAN. For example 100=172.16.10.1/24,fd00:10::1/64; 100.200=… is VLAN 200 within VLAN 100",
             valueName: "id=address/length,…"))
     var vlans: [String] = []
 

@@ -199,6 +199,12 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
             "f:2:20: VLAN 2 is itself within another one; frames have at most two tags",
             "f:2:35: VLAN 1 is itself within another one; frames have at most two tags",
             "f:2:98: there is no VLAN 4 here; add it below 'vlans'"),
+        Bad(
+            "parent: p\nvlans: {1: 10.0.1.1/24, 1.2: {outer: 1, addresses: 10.0.2.1/24}, 2: 10.0.2.1/24, 4.3: 10.0.3.1/24}",
+            "f:2:38: VLAN 2 is within another one by its key; leave 'outer' out",
+            "f:2:66: VLAN 2 is given twice; give each id once, whatever carries it",
+            "f:2:82: there is no VLAN 4 here; add it below 'vlans'"),
+        Bad("vlans: {1.2.3: 10.0.1.1/24}", "f:1:9: '2.3' is not a VLAN id; use an id from 1 to 4094"),
         Bad("vlans: {4095: 10.0.1.1/24}", "f:1:9: 4095 is reserved; use an id from 1 to 4094"),
         Bad("vlans: {0x64: 10.0.1.1/24}", "f:1:9: '0x64' is not a VLAN id; use an id from 1 to 4094"),
         Bad(
@@ -541,6 +547,14 @@ private func mistakes(_ octets: [UInt8]) -> [String] {
         let said = try Configuration(parent: "p", vlans: ["1=", "2=10.0.2.1/24"], options: options)
         #expect(said == (try read("parent: p\nvlans: {1: {}, 2: {addresses: 10.0.2.1/24, outer: 1}}").configuration))
         #expect(said.interfaceName(said.vlans[1].id) == "p.1.2")
+        // The same in short.
+        let short = ["1=", "1.2=10.0.2.1/24"]
+        #expect(said == (try Configuration(parent: "p", vlans: short)))
+        #expect(said == (try read("parent: p\nvlans: {1: {}, \"1.2\": 10.0.2.1/24}").configuration))
+        let twice = #expect(throws: Failure.self) { try Configuration(parent: "p", vlans: short, options: options) }
+        #expect(twice?.message == "--outer 2=1: --vlan says that VLAN 2 is within another one")
+        let three = #expect(throws: Failure.self) { try Configuration(parent: "p", vlans: ["1.2.3=10.0.2.1/24"]) }
+        #expect(three?.message == "--vlan 1.2.3=10.0.2.1/24: '2.3' is not a VLAN id")
         let alone = #expect(throws: Failure.self) { try Configuration(parent: "p", vlans: ["1="]) }
         #expect(alone?.message == "--vlan 1: VLAN 1 has no address")
     }

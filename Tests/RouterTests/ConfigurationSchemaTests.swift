@@ -70,14 +70,15 @@ import Testing
     /// What we write and the README are valid by it, and what is wrong in the same way for it and for us is not.
     @Test func validators() throws {
         var generator = SeededGenerator(seed: 23)
-        var right = [try Self.example(), "vlans: {1: 10.0.1.1/24}"]
+        var right = [try Self.example(), "vlans: {1: 10.0.1.1/24}", "vlans: {100: {}, \"100.200\": 10.0.1.1/24}"]
         for _ in 0..<40 {
             let file = GeneratedConfiguration.file(using: &generator)
             right += [file.text(.complete), file.text(.commented(schema: "/x"))]
         }
         let good = "vlans: {1: 10.0.1.1/24}\n"
         let wrong = [
-            "{}", "vlans: {}", "vlans: {4095: 10.0.1.1/24}", "vlans: {1: []}", "vlans: {1: {outer: 0}}",
+            "{}", "vlans: {}", "vlans: {4095: 10.0.1.1/24}", "vlans: {\"1.4095\": 10.0.1.1/24}", "vlans: {1: []}",
+            "vlans: {1: {outer: 0}}",
             "vlans: {1: {addresses: 10.0.1.1/24, mtu: 67}}", "vlans: {1: {addresses: 10.0.1.1/24, mtu: \"1500\"}}",
             "vlans: {1: {addresses: 10.0.1.1/24, zone: self}}", good + "masquerade: some", good + "mss-clamp: 'true'",
             good + "coexist: 'true'", good + "flowtable: maybe",

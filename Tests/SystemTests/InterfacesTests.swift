@@ -173,7 +173,7 @@ import Testing
             """)
         try inner.sh("ip link set lo up; ip link set enp0s8 addrgenmode none up")
         let joined = try inner.vrouter(
-            "up --parent enp0s8 --vlan 100= --vlan 500=172.16.50.10/24 --outer 500=100 --masquerade none")
+            "up --parent enp0s8 --vlan 100= --vlan 100.500=172.16.50.10/24 --masquerade none")
         #expect(joined.status == 0, "\(joined)")
         try inner.sh("ip route add default via 172.16.50.1")
         let text = Self.vlans + "\n  500: {addresses: 172.16.50.1/24, outer: 100}\n"
