@@ -73,6 +73,43 @@ private let article = "--vlan 100=172.16.10.1/24 --vlan 200=172.16.20.1/24"
         }
     }
 
+    /// A host that learns its default route from router advertisements goes on to do so while it forwards.
+    @Test func theUplinkKeepsTheRouteThatItLearns() throws {
+        let host = try TestHost()
+        let provider = try TestHost(trunk: false)
+        try host.sh("ip link add eth0 type veth peer name out netns \(provider.name); ip link set eth0 up")
+        try provider.sh("ip link set out up")
+        // The route lasts for so many seconds; 0 takes it away (RFC 4861).
+        func advertise(_ seconds: Int) throws {
+            let script = """
+                import socket, struct, sys
+                s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+                s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+                s.sendto(struct.pack('!BBHBBHII', 134, 0, 0, 64, 0, int(sys.argv[1]), 0, 0),
+                    ('ff02::1', 0, 0, socket.if_nametoindex('out')))
+                """
+            let sent = try provider.run(["python3", "-c", script, "\(seconds)"])
+            try #require(sent.status == 0, "\(sent)")
+        }
+        func hasRoute() throws -> Bool { try host.sh("ip -6 route show default").contains("dev eth0 proto ra") }
+        func accepts() throws -> String { try host.sh("cat /proc/sys/net/ipv6/conf/eth0/accept_ra") }
+        try eventually("no route at first") {
+            try advertise(1800)
+            return try hasRoute()
+        }
+        try #require(try accepts() == "1\n")
+
+        let up = try host.vrouter("up --parent enp0s8 --vlan 100=172.16.10.1/24,fd00:10::1/64 --uplink eth0")
+        #expect(up.status == 0, "\(up)")
+        #expect(try hasRoute() && accepts() == "2\n")
+        try advertise(0)
+        try eventually("what the router says is not heeded") { try !hasRoute() }
+        try advertise(1800)
+        try eventually("the route does not come back") { try hasRoute() }
+        #expect(try host.vrouter("down").status == 0)
+        #expect(try hasRoute() && accepts() == "1\n")
+    }
+
     @Test func secondUpDoesNothing() throws {
         let host = try TestHost()
         #expect(try host.vrouter("up --parent enp0s8 \(article)").status == 0)
