@@ -33,13 +33,6 @@ int vr_processors(int *list, int size) {
     return count;
 }
 
-_Static_assert(sizeof(struct vr_message) == sizeof(struct mmsghdr), "vr_message is mmsghdr");
-_Static_assert(offsetof(struct vr_message, length) == offsetof(struct mmsghdr, msg_len), "vr_message is mmsghdr");
-
-int vr_send_messages(int socket, struct vr_message *messages, unsigned int count) {
-    return sendmmsg(socket, (struct mmsghdr *)messages, count, MSG_DONTWAIT);
-}
-
 // Datagrams that have come, each into a slot of its own, without waiting. A length beyond the slot's: it was cut off. Returns how
 // many, or -1.
 int vr_receive_messages(int socket, uint8_t *buffer, unsigned int slot, unsigned int *lengths, unsigned int count) {

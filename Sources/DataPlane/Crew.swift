@@ -9,6 +9,9 @@ public struct Crew: ~Copyable {
     // The workers write to it until they have ended.
     private let heartbeats: Mapping
 
+    /// Frames that a worker has sent and that have not left: as many as network cards hold, and so few that they stay in a processor's cache.
+    private static let outgoingSlots = 512
+
     /// Starts them. They get frames once the filter gives them some.
     ///
     /// - Parameters:
@@ -25,7 +28,8 @@ public struct Crew: ~Copyable {
         var workers: [Worker] = []
         do throws(KernelError) {
             for number in 0..<counters.workers {
-                let socket = try PacketSocket(mtu: mtu, slots: slots)
+                let outgoing = try PacketSocket(toSend: mtu, slots: Self.outgoingSlots, linkIndex: linkIndex)
+                let socket = try PacketSocket(toReceive: mtu, slots: slots)
                 try socket.setFilter(ownership.filter(worker: number))
                 try socket.bind(linkIndex: linkIndex)
                 if counters.workers > 1 {
@@ -36,7 +40,8 @@ public struct Crew: ~Copyable {
                     processors.isEmpty ? nil : processors[processors.count - 1 - number % processors.count]
                 workers.append(
                     try Worker.start(
-                        number: number, processor: processor, socket: socket, heartbeats: heartbeats,
+                        number: number, processor: processor, socket: socket, outgoing: outgoing,
+                        heartbeats: heartbeats,
                         counters: counters.block(worker: number), publication: publication,
                         flows: flows))
             }

@@ -32,20 +32,23 @@ public final class Worker: Sendable {
     /// Starts the thread.
     ///
     /// - Parameters:
-    ///   - socket: with its filter, bound.
+    ///   - socket: to receive, with its filter, bound.
+    ///   - outgoing: to send.
     ///   - processor: to run on; nil: wherever the kernel likes.
     ///   - heartbeats: lives until the worker has ended, as does `counters`.
     public static func start(
-        number: Int, processor: Int32?, socket: consuming PacketSocket, heartbeats: borrowing Mapping,
-        counters: consuming CounterFile.Counters, publication: Publication, flows: FlowMemory
+        number: Int, processor: Int32?, socket: consuming PacketSocket, outgoing: consuming PacketSocket,
+        heartbeats: borrowing Mapping, counters: consuming CounterFile.Counters, publication: Publication,
+        flows: FlowMemory
     ) throws(KernelError) -> Worker {
         let worker = Worker(number: number, publication: publication, flows: flows)
-        let ring = try ReceiveRing(socket)
+        let ring = ReceiveRing(socket)
         // SAFETY: the mapping has a heartbeat for each worker that there may be.
         let heartbeat = unsafe (heartbeats.base + number * Ownership.heartbeatStride).assumingMemoryBound(
             to: UInt64.self)
         let handoff = Handoff(
-            unsafe WorkerState(socket: socket, ring: ring, counters: counters, heartbeat: heartbeat))
+            unsafe WorkerState(
+                socket: socket, ring: ring, transmit: TransmitRing(outgoing), counters: counters, heartbeat: heartbeat))
         try startThread("worker \(number)") {
             if let processor { _ = vr_pin_thread(UInt32(bitPattern: processor)) }
             if let state = handoff.take() { worker.run(state) }
@@ -67,7 +70,6 @@ public final class Worker: Sendable {
     private func run(_ state: consuming WorkerState) {
         var snapshot = publication.take()
         var generation: UInt64 = 0
-        var transmit = Transmit(state.socket)
         var turns = 0
         while !isStopping.load(ordering: .relaxed) {
             let newest = publication.newest
@@ -80,7 +82,7 @@ public final class Worker: Sendable {
             state.beat()
             turns &+= 1
             var isQuiet = turns & (Self.turnsBetweenStatistics - 1) == 0
-            if flows.withTable({ state.turn(&transmit, snapshot, $0, flows) }) {
+            if flows.withTable({ state.turn(snapshot, $0, flows) }) {
                 isQuiet = !state.socket.wait(milliseconds: Self.idleMilliseconds)
             }
             if isQuiet {
@@ -105,16 +107,18 @@ private final class Handoff: Sendable {
 @safe struct WorkerState: ~Copyable, @unchecked Sendable {
     let socket: PacketSocket
     var ring: ReceiveRing
+    var transmit: TransmitRing
     let counters: CounterFile.Counters
     // SAFETY: eight octets of a mapping that outlives the worker; nobody else writes them.
     private let heartbeat: UnsafeMutablePointer<UInt64>
 
     init(
-        socket: consuming PacketSocket, ring: consuming ReceiveRing, counters: consuming CounterFile.Counters,
-        heartbeat: UnsafeMutablePointer<UInt64>
+        socket: consuming PacketSocket, ring: consuming ReceiveRing, transmit: consuming TransmitRing,
+        counters: consuming CounterFile.Counters, heartbeat: UnsafeMutablePointer<UInt64>
     ) {
         self.socket = socket
         self.ring = ring
+        self.transmit = transmit
         self.counters = counters
         unsafe self.heartbeat = unsafe heartbeat
     }
@@ -135,10 +139,10 @@ private final class Handoff: Sendable {
     /// - Returns: whether nothing had.
     @inline(never)
     mutating func turn(
-        _ transmit: inout Transmit, _ snapshot: borrowing Snapshot, _ table: borrowing FlowTable, _ flows: FlowMemory
+        _ snapshot: borrowing Snapshot, _ table: borrowing FlowTable, _ flows: FlowMemory
     ) -> Bool {
         var received = 0
-        while received < Transmit.capacity, let frame = ring.receive() {
+        while received < TransmitRing.batch, let frame = ring.receive() {
             received &+= 1
             let offload = frame.offload
             let metadata = FrameMetadata(

@@ -140,6 +140,7 @@ public struct Ruleset: Hashable, Sendable {
         case invalid
         case established
         case related
+        case untracked
     }
 
     public enum Action: Hashable, Sendable {
@@ -201,10 +202,14 @@ extension Ruleset {
             ] + zones.maps
 
         // What only passes by gets neither a verdict here nor a look at its connection.
-        let forward = [
-            Rule(.input(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "comes from a VLAN"),
-            Rule(.output(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "goes into a VLAN"),
-        ]
+        let passing = Rule(
+            .state([.untracked]), .input(in: Name.untracked), .output(in: Name.untracked), then: .verdict(.accept),
+            comment: Reason.passing)
+        let forward =
+            (policy.untracked.isEmpty ? [] : [passing]) + [
+                Rule(.input(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "comes from a VLAN"),
+                Rule(.output(in: Name.vlans), then: .verdict(.goto(Name.decide)), comment: "goes into a VLAN"),
+            ]
         let offload = Rule(.state([.established]), then: .offload, comment: Reason.offloaded)
         let decisions =
             (flowtable == nil ? [] : [offload]) + [
@@ -340,6 +345,7 @@ enum Reason {
     static let invalid = "belongs to no connection"
     static let exceptions = "new: VLAN pairs with a verdict of their own"
     static let untracked = "from a VLAN to a VLAN: without a connection, as the fast path has none"
+    static let passing = "from a VLAN to a VLAN, without a connection"
     static let denied = "new: this pair of VLANs is denied"
     static let noBeginning = "belongs to a connection that is denied the other way"
     static let fromVLAN = "new: from a VLAN"

@@ -700,6 +700,7 @@ extension Ruleset.ConnectionState {
         case .invalid: 1 << 0
         case .established: 1 << 1
         case .related: 1 << 2
+        case .untracked: 1 << 6
         }
     }
 }

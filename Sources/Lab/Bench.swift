@@ -17,12 +17,12 @@ public struct Bench {
         public var seconds = 1.0
         /// How many TCP connections at once; none: TCP is left out.
         public var connections = [1, 8]
-        /// How often the largest rate is measured, each datapath in turn.
-        public var rounds = 3
+        /// How often the largest rate and TCP are measured, each datapath in turn.
+        public var rounds = 7
 
         public init() {}
 
-        fileprivate var tcpSeconds: Int { max(1, Int((3 * seconds).rounded())) }
+        fileprivate var tcpSeconds: Int { max(1, Int(seconds.rounded())) }
 
         /// Says what cannot be measured.
         public func check() throws(Failure) {
@@ -223,14 +223,20 @@ public struct Bench {
         let driver = result.machine.driver
         let goodputs = try subjects.map { subject throws(Failure) in try Goodput(subject.network, driver: driver) }
         for connections in settings.connections {
-            for (subject, goodput) in zip(subjects, goodputs) {
-                try announce(
-                    "\(subject.name), rules \(rules.rawValue): TCP, connections: \(connections)", &schedule,
-                    seconds: Double(settings.tcpSeconds))
-                let rate = try goodput.measure(connections: connections, seconds: settings.tcpSeconds)
+            var rates: [[Double]] = subjects.map { _ in [] }
+            for round in 1...settings.rounds {
+                for (number, goodput) in goodputs.enumerated() {
+                    try announce(
+                        "\(subjects[number].name), rules \(rules.rawValue): TCP, connections: \(connections), round \(round)",
+                        &schedule, seconds: Double(settings.tcpSeconds))
+                    rates[number].append(try goodput.measure(connections: connections, seconds: settings.tcpSeconds))
+                }
+            }
+            for (subject, rates) in zip(subjects, rates) {
                 result.tcp.append(
                     .init(
-                        datapath: subject.name, rules: rules, connections: connections, gbitPerSecond: rate / 1e9))
+                        datapath: subject.name, rules: rules, connections: connections,
+                        gbitPerSecond: median(rates) / 1e9))
             }
         }
     }
@@ -267,7 +273,7 @@ private struct Schedule {
                     total += Self.building(flows: settings.flows[0]) + Double(routes) * Self.addingRoute + cell
                 }
                 for flows in settings.flows.dropFirst() { total += Self.building(flows: flows) + cell }
-                total += Double(settings.connections.count * settings.tcpSeconds)
+                total += Double(settings.connections.count * settings.rounds * settings.tcpSeconds)
             }
         }
         self.total = total

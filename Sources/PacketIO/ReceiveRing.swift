@@ -4,14 +4,15 @@
 //                                     ▲ tp_mac
 //
 // The kernel takes the outer tag off and puts it into the header of the slot. To be sent, the frame gets a tag again, where it
-// lies: its addresses move 4 octets towards the front, into the offload header, which moves too.
+// lies: its addresses move 4 octets towards the front, into the offload header, which has been read by then.
 
 import CLinux
 import Kernel
 import Packets
 
-public struct ReceiveRing: ~Copyable {
-    private let memory: Mapping
+@safe public struct ReceiveRing: ~Copyable {
+    // SAFETY: `mask + 1` slots of `slotSize` octets, mapped for as long as the socket lives.
+    private let slots: UnsafeMutableRawPointer
     private let slotSize: Int
     private let mask: Int
     /// The slot that the kernel fills next, as far as has been looked.
@@ -24,8 +25,8 @@ public struct ReceiveRing: ~Copyable {
     static let offloadSize = MemoryLayout<virtio_net_hdr>.size
 
     /// - Parameter socket: lives for as long as the ring.
-    public init(_ socket: borrowing PacketSocket) throws(KernelError) {
-        memory = try Mapping(socket.file, count: socket.slotSize * socket.slotCount)
+    public init(_ socket: borrowing PacketSocket) {
+        unsafe slots = unsafe socket.memory.base
         slotSize = socket.slotSize
         mask = socket.slotCount - 1
     }
@@ -35,8 +36,8 @@ public struct ReceiveRing: ~Copyable {
     public mutating func receive() -> Frame? {
         // Not more than there are: what has not been given back is not the kernel's.
         guard next &- oldest <= mask else { return nil }
-        // SAFETY: the slot lies within the mapping, as `next & mask` is less than the number of slots.
-        let slot = unsafe memory.base + (next & mask) &* slotSize
+        // SAFETY: the slot lies within the ring, as `next & mask` is less than the number of slots.
+        let slot = unsafe slots + (next & mask) &* slotSize
         let header = unsafe slot.assumingMemoryBound(to: tpacket2_hdr.self)
         let status = unsafe vr_load_acquire32(slot.assumingMemoryBound(to: UInt32.self))
         guard status & UInt32(TP_STATUS_USER) != 0 else { return nil }
@@ -60,7 +61,7 @@ public struct ReceiveRing: ~Copyable {
     public mutating func release() {
         while oldest != next {
             // SAFETY: as above; the kernel owns the slot from here on.
-            let slot = unsafe memory.base + (oldest & mask) &* slotSize
+            let slot = unsafe slots + (oldest & mask) &* slotSize
             unsafe vr_store_release32(slot.assumingMemoryBound(to: UInt32.self), UInt32(TP_STATUS_KERNEL))
             oldest &+= 1
         }

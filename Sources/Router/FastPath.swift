@@ -36,7 +36,7 @@ public enum FastPath {
                 remedy: "it takes Linux 5.11 or later with BPF; without the fast path the kernel forwards everything")
         }
         do {
-            _ = try PacketSocket(mtu: 1500, slots: 64)
+            _ = try PacketSocket(toReceive: 1500, slots: 64)
         } catch {
             throw Failure(
                 error.isPermission ? .notPermitted : .unavailable, "--fast-path af-packet: \(error)",

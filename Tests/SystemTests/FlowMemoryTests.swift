@@ -26,16 +26,18 @@ import Testing
         return Array(result)
     }
 
-    /// As many connections as were wanted have a place, with an entry for each direction, and each is found again.
+    /// As many connections as were wanted have a place, with an entry for each direction, and each is found again. Whether the last ones
+    /// do is a matter of luck: both buckets of one in some ten thousand are full.
     @Test(arguments: [IPFamily.v4, .v6]) func asManyAsWereWanted(_ family: IPFamily) throws {
         let connections = isEmulated ? 500 : 5000
         let memory = try FlowMemory(
             Ownership(workers: 1, longestFrame: 0, threshold: 0, connections: connections))
         let entries = Self.entries(family, 2 * connections)
-        let slots = entries.compactMap(memory.insert)
-        try #require(slots.count == entries.count)
+        let placed = entries.compactMap { entry in memory.insert(entry).map { (entry, $0) } }
+        let slots = placed.map(\.1)
+        try #require(slots.count >= entries.count - entries.count / 1000)
         #expect(Set(slots).count == slots.count)
-        for (entry, slot) in zip(entries, slots) where memory.find(entry) != slot || memory.entry(slot) != entry {
+        for (entry, slot) in placed where memory.find(entry) != slot || memory.entry(slot) != entry {
             Issue.record("\(entry) is not where it was put")
         }
         for slot in slots.dropFirst(10) { memory.clear(slot) }

@@ -57,6 +57,9 @@ static inline uint32_t vr_tc_egress_parent(void) { return TC_H_MAKE(TC_H_CLSACT,
 static inline uint32_t vr_tc_clsact_parent(void) { return TC_H_CLSACT; }
 static inline uint32_t vr_tc_clsact_handle(void) { return TC_H_MAKE(TC_H_CLSACT, 0); }
 
+// linux/if_packet.h: where a frame that is to be sent begins in its slot (TPACKET_V2).
+static inline size_t vr_transmit_offset(void) { return TPACKET2_HDRLEN - sizeof(struct sockaddr_ll); }
+
 // Behind _GNU_SOURCE, which Swift's own module of the C library is built without: these are in clinux.c.
 int vr_unshare_net(void);
 int vr_setns_net(int fd);
@@ -65,12 +68,6 @@ char **vr_environment(void);
 int vr_spawn_new_session(void);
 int vr_processors(int *list, int size);
 
-// struct mmsghdr, which is behind _GNU_SOURCE too; clinux.c asserts that it is the same.
-struct vr_message {
-    struct msghdr header;
-    unsigned int length;
-};
-int vr_send_messages(int socket, struct vr_message *messages, unsigned int count);
 int vr_receive_messages(int socket, uint8_t *buffer, unsigned int slot, unsigned int *lengths, unsigned int count);
 int vr_pin_thread(unsigned cpu);
 int pthread_setname_np(pthread_t, const char *);

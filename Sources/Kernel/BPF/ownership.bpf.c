@@ -243,8 +243,9 @@ struct {
     __type(value, __u32);
 } own_verdict SEC(".maps");
 
-// Either direction of a flow that sends super-frames: the kernel moves those best, and moving the rest of it elsewhere would
-// reorder it. Two flows that share a key only both stay with the kernel.
+// Both directions of a flow that sends super-frames: the kernel moves those best, and moving the rest of it elsewhere would
+// reorder it. They have the same addresses and ports, before and after translation, and so the same sums. Two flows that share a
+// key only both stay with the kernel.
 struct bulk_key {
     __u32 addresses;
     __u32 ports;
@@ -272,29 +273,37 @@ const volatile struct {
     __u64 seed;    // of the hash
 } settings = {};
 
-static __always_inline int is_bulk(struct __sk_buff *skb, __u32 ports_at, __u8 protocol, __u32 addresses, __u64 now) {
+// Whether anybody has sent super-frames lately.
+static __always_inline int sees_bulk(struct __sk_buff *skb, __u64 now) {
     __u32 zero = 0;
-    __u64 *last_of_all = bpf_map_lookup_elem(&own_last_bulk, &zero);
-    if (!last_of_all)
+    __u64 *last = bpf_map_lookup_elem(&own_last_bulk, &zero);
+    if (!last)
         return 1;
-    if (!skb->gso_size && now - *last_of_all > BULK_MEMORY)
-        return 0;
-    if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
-        return skb->gso_size != 0;
-    __u16 ports[2];
+    // All CPUs read it, so it is written once a tick only.
+    if (skb->gso_size && *last != now)
+        *last = now;
+    return now - *last <= BULK_MEMORY;
+}
+
+// Where no flow says which answers belong to it, nothing is translated either.
+static __always_inline int read_bulk_key(struct __sk_buff *skb, __u32 ports_at, __u32 addresses, struct bulk_key *key) {
+    __be16 ports[2];
     if (bpf_skb_load_bytes(skb, ports_at, ports, sizeof(ports)))
-        return 1;
-    struct bulk_key key = {.addresses = addresses, .ports = ports[0] ^ ports[1]};
-    __u64 *last = bpf_map_lookup_elem(&own_bulk, &key);
-    if (skb->gso_size) {
-        *last_of_all = now;
-        if (last)
-            *last = now;
-        else
-            bpf_map_update_elem(&own_bulk, &key, &now, BPF_ANY);
-        return 1;
-    }
-    return last && now - *last <= BULK_MEMORY;
+        return -1;
+    key->addresses = addresses;
+    key->ports = ports[0] + ports[1];
+    return 0;
+}
+
+static __always_inline int is_bulk(struct __sk_buff *skb, struct bulk_key *key, __u64 now) {
+    __u64 *last = bpf_map_lookup_elem(&own_bulk, key);
+    if (!skb->gso_size)
+        return last && now - *last <= BULK_MEMORY;
+    if (!last)
+        bpf_map_update_elem(&own_bulk, key, &now, BPF_ANY);
+    else if (*last != now)
+        *last = now;
+    return 1;
 }
 
 // RFC 1812 5.3.7: addresses that are no host's. RFC 3927 2.6.2: nor is one that is of one link only.
@@ -368,9 +377,11 @@ static __always_inline int is_same(struct flow_id *one, struct flow_id *other) {
            one->protocol == other->protocol;
 }
 
-static __always_inline struct destination *way(struct flow_id *flow, __be32 number, __u32 vlan) {
-    if (flow->state != FLOW_OWNED || bpf_ntohs(flow->vlan) != vlan)
-        return 0;
+static __always_inline int is_owned(struct flow_id *flow, __u32 vlan) {
+    return flow->state == FLOW_OWNED && bpf_ntohs(flow->vlan) == vlan;
+}
+
+static __always_inline struct destination *way(__be32 number) {
     __u32 index = bpf_ntohl(number);
     return bpf_map_lookup_elem(&own_ways, &index);
 }
@@ -441,20 +452,21 @@ static __noinline int end_answers6(struct flow6 *flow) {
     return 0;
 }
 
-static __always_inline struct destination *flow4(struct __sk_buff *skb, struct iphdr *ip, __u32 vlan) {
+// The flow that says where this packet goes.
+static __always_inline struct flow4 *flow4(struct __sk_buff *skb, struct iphdr *ip, __u32 vlan) {
     struct flow_id id = {};
     enum part part = read_id(skb, ETH_HLEN + sizeof(*ip), ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &id);
     struct flow4 *flow = part == NO_PART ? 0 : find4(ip->saddr, ip->daddr, &id);
     if (!flow)
         return 0;
     if (part == PART)
-        return way(&flow->id, flow->way, vlan);
+        return is_owned(&flow->id, vlan) ? flow : 0;
     end(&flow->id);
     end_answers4(flow);
     return 0;
 }
 
-static __always_inline struct destination *flow6(struct __sk_buff *skb, struct ipv6hdr *ip, __u32 vlan) {
+static __always_inline struct flow6 *flow6(struct __sk_buff *skb, struct ipv6hdr *ip, __u32 vlan) {
     struct flow_id id = {};
     enum part part = read_id(skb, ETH_HLEN + sizeof(*ip), ip->nexthdr, bpf_ntohs(ip->payload_len), &id);
     __be64 address[4];
@@ -463,7 +475,7 @@ static __always_inline struct destination *flow6(struct __sk_buff *skb, struct i
     if (!flow)
         return 0;
     if (part == PART)
-        return way(&flow->id, flow->way, vlan);
+        return is_owned(&flow->id, vlan) ? flow : 0;
     end(&flow->id);
     end_answers6(flow);
     return 0;
@@ -496,6 +508,12 @@ static __always_inline struct destination *stateless6(struct control *control, s
     return target ? bpf_map_lookup_elem(&own_targets, target) : 0;
 }
 
+static __always_inline int has_ports(__u8 protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
+
+static __always_inline __u32 port_sum(struct flow_id *id, __be16 new_source, __be16 new_destination) {
+    return id->source_port + id->destination_port + new_source + new_destination;
+}
+
 static __always_inline int owns4(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
                                  __u64 now) {
     struct iphdr ip;
@@ -505,12 +523,29 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
         return 0;
     if (is_special4(ip.saddr))
         return 0;
-    struct destination *to = control->has_flows ? flow4(skb, &ip, vlan) : 0;
-    if (!to && ingress->is_stateless)
+    struct flow4 *flow = control->has_flows ? flow4(skb, &ip, vlan) : 0;
+    struct destination *to = 0;
+    if (flow)
+        to = way(flow->way);
+    else if (ingress->is_stateless)
         to = stateless4(control, ingress, &ip, vlan);
     if (!fits(skb, to, vlan, bpf_ntohs(ip.tot_len)))
         return 0;
-    return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.protocol, ip.saddr ^ ip.daddr, now);
+    if (!sees_bulk(skb, now) || !has_ports(ip.protocol))
+        return !skb->gso_size;
+    struct bulk_key key;
+    if (flow) {
+        key.addresses = flow->source + flow->destination + flow->new_source + flow->new_destination;
+        key.ports = port_sum(&flow->id, flow->new_source_port, flow->new_destination_port);
+    } else if (read_bulk_key(skb, ETH_HLEN + sizeof(ip), ip.saddr + ip.daddr, &key)) {
+        return 0;
+    }
+    return !is_bulk(skb, &key, now);
+}
+
+static __always_inline __u32 address_sum(__be64 *address) {
+    __u64 sum = address[0] + address[1];
+    return (sum >> 32) + sum;
 }
 
 static __always_inline int owns6(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
@@ -530,15 +565,28 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
     }
     if (is_special6(&ip.saddr))
         return 0;
-    struct destination *to = control->has_flows ? flow6(skb, &ip, vlan) : 0;
-    if (!to && ingress->is_stateless)
+    struct flow6 *flow = control->has_flows ? flow6(skb, &ip, vlan) : 0;
+    struct destination *to = 0;
+    if (flow)
+        to = way(flow->way);
+    else if (ingress->is_stateless)
         to = stateless6(control, &ip);
     if (!fits(skb, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
         return 0;
-    __u32 addresses = 0;
-    for (int word = 0; word < 4; word++)
-        addresses = (addresses << 1 | addresses >> 31) ^ ip.saddr.s6_addr32[word] ^ ip.daddr.s6_addr32[word];
-    return !is_bulk(skb, ETH_HLEN + sizeof(ip), ip.nexthdr, addresses, now);
+    if (!sees_bulk(skb, now) || !has_ports(ip.nexthdr))
+        return !skb->gso_size;
+    struct bulk_key key;
+    if (flow) {
+        key.addresses = address_sum(flow->source) + address_sum(flow->destination) + address_sum(flow->new_source) +
+                        address_sum(flow->new_destination);
+        key.ports = port_sum(&flow->id, flow->new_source_port, flow->new_destination_port);
+    } else {
+        __be64 address[4];
+        __builtin_memcpy(address, &ip.saddr, sizeof(address));
+        if (read_bulk_key(skb, ETH_HLEN + sizeof(ip), address_sum(address) + address_sum(address + 2), &key))
+            return 0;
+    }
+    return !is_bulk(skb, &key, now);
 }
 
 static __always_inline int is_dense(struct control *control, __u64 now) {
