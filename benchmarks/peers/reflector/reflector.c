@@ -8,8 +8,8 @@
 // and the same program at the trunk's ingress, with the hosts that vrouter bench has; and its heart beats as theirs does. Needs tcx hooks.
 //
 // A frame is received into a ring shared with the kernel (TPACKET_V2), rewritten where it lies, with the tag in room that was
-// reserved in front of it, and sent from there, up to 64 in one sendmmsg. The kernel's virtio_net header goes along, so that
-// super-frames stay super-frames.
+// reserved in front of it, and copied into the ring of another socket, from which up to 64 are sent with one call. The kernel's virtio_net
+// header goes along, and says that the kernel is to copy the whole frame.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #define SLOTS 2048
+#define OUTGOING_SLOTS 512
 // A frame of up to 1518 octets, its tag, and the kernel's headers.
 #define SLOT_BYTES 2048
 #define BATCH 64
@@ -44,6 +45,19 @@
 static void die(const char *what) {
     fprintf(stderr, "reflector: %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+// A ring of slots, in blocks of a page, so that the kernel finds room for them.
+static unsigned char *make_ring(int socket, int option, unsigned slots) {
+    struct tpacket_req ring = {
+        .tp_block_size = 4096, .tp_block_nr = slots * SLOT_BYTES / 4096, .tp_frame_size = SLOT_BYTES, .tp_frame_nr = slots,
+    };
+    if (setsockopt(socket, SOL_PACKET, option, &ring, sizeof ring))
+        die("ring");
+    unsigned char *memory = mmap(NULL, slots * SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, socket, 0);
+    if (memory == MAP_FAILED)
+        die("mmap");
+    return memory;
 }
 
 static void set(int socket, int option, int value, const char *name) {
@@ -86,11 +100,8 @@ static size_t rewrite(const struct router *router, struct tpacket2_hdr *slot, un
     size_t size = slot->tp_snaplen + TAG_BYTES;
     if (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
         header.csum_start += TAG_BYTES;
-    // What is within hdr_len is copied, the rest becomes page fragments: a small frame is cheaper whole.
-    if (header.gso_type)
-        header.hdr_len += TAG_BYTES;
-    else
-        header.hdr_len = size < 256 ? size : 0;
+    // What is within hdr_len is copied, the rest becomes page fragments.
+    header.hdr_len = size;
     header.flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
     *start = frame - sizeof header;
     memcpy(*start, &header, sizeof header);
@@ -157,15 +168,7 @@ int main(int count, char **arguments) {
     set(packets, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR");
     set(packets, PACKET_RESERVE, TAG_BYTES + sizeof(struct virtio_net_hdr), "PACKET_RESERVE");
     set(packets, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING");
-    // Blocks of a page, so that the kernel finds room for them.
-    struct tpacket_req ring = {
-        .tp_block_size = 4096, .tp_block_nr = SLOTS * SLOT_BYTES / 4096, .tp_frame_size = SLOT_BYTES, .tp_frame_nr = SLOTS,
-    };
-    if (setsockopt(packets, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring))
-        die("PACKET_RX_RING");
-    unsigned char *slots = mmap(NULL, SLOTS * SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, packets, 0);
-    if (slots == MAP_FAILED)
-        die("mmap");
+    unsigned char *slots = make_ring(packets, PACKET_RX_RING, SLOTS);
     struct sockaddr_ll address = {
         .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex(name),
     };
@@ -173,12 +176,22 @@ int main(int count, char **arguments) {
     if (bind(packets, (void *)&address, sizeof address))
         die("bind");
 
-    struct mmsghdr messages[BATCH] = {0};
-    struct iovec parts[BATCH];
-    for (int i = 0; i < BATCH; i++)
-        messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
+    int outgoing = socket(AF_PACKET, SOCK_RAW, 0);
+    if (outgoing < 0)
+        die("socket");
+    set(outgoing, PACKET_VERSION, TPACKET_V2, "TPACKET_V2");
+    set(outgoing, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR");
+    // What is not sent (the other end is full) is dropped, as a network card would.
+    set(outgoing, PACKET_LOSS, 1, "PACKET_LOSS");
+    int buffer = 8 << 20;
+    if (setsockopt(outgoing, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer))
+        die("SO_SNDBUFFORCE");
+    unsigned char *sent = make_ring(outgoing, PACKET_TX_RING, OUTGOING_SLOTS);
+    address.sll_protocol = 0;
+    if (bind(outgoing, (void *)&address, sizeof address))
+        die("bind");
 
-    for (unsigned next = 0;;) {
+    for (unsigned next = 0, free = 0;;) {
         if (beat) {
             struct timespec now;
             clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
@@ -193,9 +206,15 @@ int main(int count, char **arguments) {
                 break;
             unsigned char *start;
             size_t size = rewrite(&router, slot, &start);
-            if (size)
-                parts[sending++] = (struct iovec){start, size};
             taken++;
+            struct tpacket2_hdr *to = (void *)(sent + (size_t)free * SLOT_BYTES);
+            if (!size || __atomic_load_n(&to->tp_status, __ATOMIC_ACQUIRE) != TP_STATUS_AVAILABLE)
+                continue;
+            memcpy((unsigned char *)to + TPACKET2_HDRLEN - sizeof(struct sockaddr_ll), start, size);
+            to->tp_len = size;
+            __atomic_store_n(&to->tp_status, TP_STATUS_SEND_REQUEST, __ATOMIC_RELEASE);
+            free = (free + 1) % OUTGOING_SLOTS;
+            sending++;
         }
         if (!taken) {
             struct pollfd wait = {.fd = packets, .events = POLLIN};
@@ -203,11 +222,8 @@ int main(int count, char **arguments) {
                 die("poll");
             continue;
         }
-        // What is not sent at once (the other end is full) is dropped, as a network card would.
-        for (unsigned sent = 0; sent < sending;) {
-            int result = sendmmsg(packets, messages + sent, sending - sent, 0);
-            sent += result > 0 ? result : 1;
-        }
+        if (sending)
+            send(outgoing, NULL, 0, MSG_DONTWAIT);
         for (unsigned i = 0; i < taken; i++) {
             slot = (void *)(slots + (size_t)((next + i) % SLOTS) * SLOT_BYTES);
             __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
