@@ -15,6 +15,8 @@ import SystemPackage
     private let slots: UnsafeMutableRawPointer
     private let slotSize: Int
     private let mask: Int
+    /// Where a frame begins in its slot, in octets.
+    private let frameOffset = Int(vr_transmit_offset())
     /// The slot that is filled next.
     private var next = 0
     /// The first one that the kernel may not have looked at.
@@ -25,7 +27,6 @@ import SystemPackage
     /// Frames to add before they are sent.
     public static let batch = 64
 
-    private static let frameOffset = Int(vr_transmit_offset())
     /// Octets that the kernel copies; what lies behind them it sends from the slot. A veth pair copies that once more, and what is
     /// copied at once is cheaper for a network card, too, unless it is long.
     private static let longestCopied = 16384
@@ -47,7 +48,7 @@ import SystemPackage
     public mutating func add(_ frame: borrowing Frame, length: Int, offload: virtio_net_hdr) {
         let size = length &+ ReceiveRing.offloadSize
         let slot = unsafe self.slot(next)
-        guard length <= frame.length &+ ReceiveRing.room, Self.frameOffset &+ size <= slotSize,
+        guard length <= frame.length &+ ReceiveRing.room, frameOffset &+ size <= slotSize,
             unsafe Self.status(slot) & Self.taken == 0
         else {
             refused &+= 1
@@ -58,8 +59,8 @@ import SystemPackage
         if offload.flags & UInt8(VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0 { offload.csum_start &+= UInt16(ReceiveRing.room) }
         offload.hdr_len = UInt16(truncatingIfNeeded: min(length, Self.longestCopied))
         // SAFETY: both lie within the slot, by the guard; and `length` octets from the frame's room on are the frame's.
-        unsafe (slot + Self.frameOffset).storeBytes(of: offload, as: virtio_net_hdr.self)
-        unsafe (slot + Self.frameOffset + ReceiveRing.offloadSize).copyMemory(
+        unsafe (slot + frameOffset).storeBytes(of: offload, as: virtio_net_hdr.self)
+        unsafe (slot + frameOffset + ReceiveRing.offloadSize).copyMemory(
             from: frame.start - ReceiveRing.room, byteCount: length)
         unsafe slot.assumingMemoryBound(to: tpacket2_hdr.self).pointee.tp_len = UInt32(truncatingIfNeeded: size)
         unsafe vr_store_release32(slot.assumingMemoryBound(to: UInt32.self), Self.requested)

@@ -12,6 +12,9 @@ public enum FastPath {
     private static let slots = 2048
     /// How long workers have to finish what they hold before they are ended.
     private static let drainMilliseconds: UInt32 = 20
+    /// From one look at what has happened to the next. A port scan makes tens of thousands of events a second, and to wake somebody for
+    /// each takes more of the processors than to forward what made it.
+    private static let pause = Duration.milliseconds(4)
 
     /// Of the calling thread's network namespace.
     static var companion: Companion? { (try? StateFile()).map { Companion(lockPath: $0.fastPathLockPath) } }
@@ -86,7 +89,8 @@ public enum FastPath {
         var nextLook = ContinuousClock.now
         var snapshot = Snapshot(World())
         while Interruption.signal == nil {
-            if ContinuousClock.now >= nextLook {
+            let began = ContinuousClock.now
+            if began >= nextLook {
                 // By the clock, too: programs on hooks, rules of legacy iptables and the state file are not announced.
                 guard let loaded = try? file.load(), loaded.configuration.fastPath != nil else { break }
                 state = loaded
@@ -107,7 +111,9 @@ public enum FastPath {
                 counters.setForwarding()
                 ready()
             }
-            let left = line.isBusy ? 2 : (nextLook - .now) / .milliseconds(1) + 1
+            let rest = pause - (.now - began)
+            if rest > .zero { ThisProcess.sleep(milliseconds: UInt32(rest / .milliseconds(1)) + 1) }
+            let left = line.isBusy ? 0 : (nextLook - .now) / .milliseconds(1) + 1
             // Where nothing comes of them, events of connections need wake nobody.
             let others = owning.flows ? [mirror.descriptor, line.flowDescriptor] : [mirror.descriptor]
             if events.wait(milliseconds: Int32(max(0, left)), others: others) {
