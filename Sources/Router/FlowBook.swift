@@ -147,7 +147,13 @@ struct FlowBook: ~Copyable {
             }
             let epoch = epoch
             change(known) { $0.epoch = epoch }
-            guard isEvent, !note(known).isFresh else { return }
+            guard !note(known).isFresh else { return }
+            guard isEvent else {
+                // The answer was among events that are lost: it is asked for again.
+                guard memory.state(known) == FlowLayout.knownState else { return }
+                change(known) { $0.refresh = 0 }
+                return requests.append(known)
+            }
             // Another one with the same addresses and ports will be told of, too.
             if hasEnded(known) { return leave(known) }
             guard memory.state(known) == FlowLayout.knownState else { return }
