@@ -121,9 +121,7 @@ struct Apply: ~Copyable {
         case .stopFollower:
             try Follower.companion?.stop()
         case .startFastPath:
-            try FastPath.companion?.start(program + ["forward"]) { () throws(KernelError) in
-                try FastPath.isForwarding()
-            }
+            try FastPath.start(program)
         case .stopFastPath(let parent):
             try FastPath.companion?.stop()
             // What one leaves behind that was killed.

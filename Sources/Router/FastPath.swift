@@ -27,6 +27,15 @@ public enum FastPath {
         return counters.isForwarding
     }
 
+    /// Starts it and waits until it forwards.
+    ///
+    /// - Parameter command: of this program, in the words that begin each command of it.
+    static func start(_ command: [String]) throws(KernelError) {
+        // One that was killed has left its own behind, which says that it forwards.
+        if let file = try? StateFile(), try companion?.process() == nil { try SmallFile.delete(file.countersPath) }
+        try companion?.start(command + ["forward"]) { () throws(KernelError) in try isForwarding() }
+    }
+
     /// Whether this kernel can do it, and lets us: that there is an error before anything has changed.
     static func check() throws(Failure) {
         do {
