@@ -41,8 +41,7 @@ public struct Crew: ~Copyable {
                 workers.append(
                     try Worker.start(
                         number: number, processor: processor, socket: socket, outgoing: outgoing,
-                        heartbeats: heartbeats,
-                        counters: counters.block(worker: number), publication: publication,
+                        heartbeats: heartbeats, counters: counters.block(worker: number), publication: publication,
                         flows: flows))
             }
         } catch {

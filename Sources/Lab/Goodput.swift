@@ -92,7 +92,8 @@ struct Goodput {
                 "--json",
             ]
             // Who sends and who receives have a processor each.
-            if ThisProcess.processors.count > 1 { arguments += ["--affinity", "0,1"] }
+            let processors = ThisProcess.processors
+            if processors.count > 1 { arguments += ["--affinity", "\(processors[0]),\(processors[1])"] }
             var result: ChildProcess.Result
             let deadline = ContinuousClock.now + .seconds(3)
             repeat {

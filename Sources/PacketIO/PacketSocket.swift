@@ -33,7 +33,6 @@ public struct PacketSocket: ~Copyable, Sendable {
     ///   - mtu: IP MTU of the trunk, in octets.
     ///   - slots: frames that wait for the worker at most; a power of two.
     public init(toReceive mtu: Int, slots: Int) throws(KernelError) {
-        // The order matters: the ring's layout depends on all of these.
         try self.init(mtu: mtu, slots: slots, ring: PACKET_RX_RING) { file throws(KernelError) in
             try Self.set(file, PACKET_RESERVE, Int32(16))
             try Self.set(file, PACKET_IGNORE_OUTGOING, Int32(1))
@@ -64,6 +63,7 @@ public struct PacketSocket: ~Copyable, Sendable {
         do throws(KernelError) {
             try Self.set(file, PACKET_VERSION, Int32(TPACKET_V2.rawValue))
             try Self.set(file, PACKET_VNET_HDR, Int32(1))
+            // The ring comes last: how it is laid out and used depends on what has been set before.
             try prepare(file)
             let blockSize = max(slotSize, 65536)
             var ring = tpacket_req()

@@ -21,7 +21,7 @@ import SystemPackage
     private var next = 0
     /// The first one that the kernel may not have looked at.
     private var oldest = 0
-    /// Frames that found no slot.
+    /// Frames that are not sent, for `send` to tell.
     private var refused = 0
 
     /// Frames to add before they are sent.

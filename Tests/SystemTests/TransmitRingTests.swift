@@ -155,7 +155,7 @@ import Testing
     /// What a full queue does not take is counted, and what follows is sent.
     @Test func aFullQueue() throws {
         var rings = try rings()
-        // Ten frames of 64 octets fill it, and it is slow.
+        // About twenty frames leave at once; ten more fill it.
         try host.sh("tc qdisc add dev out root tbf rate 8kbit burst 1600 limit 640")
         let all = frames(40).map { Array($0.prefix(60)) }
         try make(all)

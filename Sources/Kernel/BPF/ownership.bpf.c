@@ -273,7 +273,7 @@ const volatile struct {
     __u64 seed;    // of the hash
 } settings = {};
 
-// Whether anybody has sent super-frames lately.
+// Whether anybody has sent super-frames lately; this one counts.
 static __always_inline int sees_bulk(struct __sk_buff *skb, __u64 now) {
     __u32 zero = 0;
     __u64 *last = bpf_map_lookup_elem(&own_last_bulk, &zero);
