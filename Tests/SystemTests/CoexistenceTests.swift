@@ -233,7 +233,8 @@ enum OtherFirewall: String, CaseIterable, Sendable {
         try host.quietBridges()
         // The first rule that logs loads the kernel's loggers, which are seen in /proc/sys from then on: ufw has some.
         try host.sh(
-            "nft 'add table inet first; add chain inet first c; add rule inet first c log'; nft delete table inet first")
+            "nft 'add table inet first; add chain inet first c; add rule inet first c log'; nft delete table inet first"
+        )
         let clean = try host.snapshot()
         #expect(try host.vrouter("\(Self.up) --coexist").status == 0, "before there is any")
         for _ in 0..<2 {
