@@ -1,12 +1,14 @@
+internal import Glibc
 import Synchronization
 
 /// The blocks of what is published: made here, never changed, and used again when the last version that refers to them has gone.
 struct BlockMemory: ~Copyable {
     private var area: Area
     /// Up to here the area has been given out.
-    private var top = 0
-    /// Freed blocks by size, in units.
-    private var free: [[UInt32]] = Array(repeating: [], count: Layout.directSize / Layout.unit + 1)
+    private var top = Layout.firstFree
+    /// Offsets of freed blocks, by size in units.
+    private var free: [[Int]] = Array(repeating: [], count: Layout.largestRanked / Layout.unit + 1)
+    private var freeRoots: [Int] = []
     private var freeUnits = 0
 
     private var lease: VersionLease?
@@ -17,24 +19,26 @@ struct BlockMemory: ~Copyable {
     private var waiting: [(lease: VersionLease, blocks: [Block])] = []
 
     init() {
-        area = Area(capacity: 4096)
+        area = Area(capacity: 2 * Layout.rootSize)
         // SAFETY: what is written ends at `firstFree`, before the capacity.
-        unsafe area.base.initializeMemory(as: UInt8.self, repeating: 0, count: Layout.firstFree)
-        for octet in 0..<256 {
-            unsafe area.base.storeBytes(
-                of: UInt8((octet >> 1).nonzeroBitCount), toByteOffset: Layout.runsOffset + octet, as: UInt8.self)
+        unsafe area.base.initializeMemory(as: UInt8.self, repeating: 0, count: Layout.rootSize)
+        for octet in 0..<8 {
+            for bits in 0..<256 {
+                let count = (bits & (2 << octet - 1)).nonzeroBitCount
+                unsafe area.base.storeBytes(
+                    of: UInt8(count), toByteOffset: Layout.countsOffset + octet * 256 + bits, as: UInt8.self)
+            }
         }
-        top = Layout.firstFree
     }
 
     /// In octets.
-    var size: (used: Int, reserved: Int) { (top - freeUnits * Layout.unit, area.capacity) }
+    var size: (used: Int, reserved: Int) { (top - freeUnits * Layout.unit - freeRoots.count * Layout.rootSize, area.capacity) }
 
     mutating func retire(_ block: Block) {
-        if block.units != 0 { retired.append(block) }
+        if block.size != 0 { retired.append(block) }
     }
 
-    mutating func publish(ipv4: UInt32, ipv6: UInt32) -> ForwardingTable {
+    mutating func publish(ipv4: ForwardingTable.Root, ipv6: ForwardingTable.Root) -> ForwardingTable {
         if let lease { waiting.append((lease, retired)) }
         retired = []
         let lease = VersionLease()
@@ -47,8 +51,12 @@ struct BlockMemory: ~Copyable {
         let ended = waiting.firstIndex { !$0.lease.hasEnded } ?? waiting.count
         for (_, blocks) in waiting[..<ended] {
             for block in blocks {
-                free[Int(block.units)].append(block.reference & ~1)
-                freeUnits += Int(block.units)
+                if block.size == Layout.rootSize {
+                    freeRoots.append(block.offset)
+                } else {
+                    free[block.units].append(block.offset)
+                    freeUnits += block.units
+                }
             }
         }
         waiting.removeFirst(ended)
@@ -57,20 +65,23 @@ struct BlockMemory: ~Copyable {
     // MARK: Blocks
 
     private mutating func allocate(_ size: Int) -> Block {
-        let units = (size + Layout.unit - 1) / Layout.unit
-        if let reference = free[units].popLast() {
-            freeUnits -= units
-            return Block(reference: reference, units: UInt32(units))
+        let block = Block(offset: top, size: size)
+        if size == Layout.rootSize {
+            if let offset = freeRoots.popLast() { return Block(offset: offset, size: size) }
+        } else if let offset = free[block.units].popLast() {
+            freeUnits -= block.units
+            return Block(offset: offset, size: size)
         }
-        if top + units * Layout.unit > area.capacity {
+        let end = top + block.units * Layout.unit
+        if end > area.capacity {
             // A larger block will do, and is cut: else sizes that went out of use would never be used again.
-            if freeUnits > area.capacity / Layout.unit / 8,
-                let larger = free[units...].firstIndex(where: { !$0.isEmpty }),
-                let reference = free[larger].popLast()
+            if size != Layout.rootSize, freeUnits > area.capacity / Layout.unit / 8,
+                let larger = free[block.units...].firstIndex(where: { !$0.isEmpty }),
+                let offset = free[larger].popLast()
             {
-                free[larger - units].append(reference + UInt32(units * Layout.unit))
-                freeUnits -= units
-                return Block(reference: reference, units: UInt32(units))
+                free[larger - block.units].append(offset + block.units * Layout.unit)
+                freeUnits -= block.units
+                return Block(offset: offset, size: size)
             }
             // Versions that are in use keep the former area.
             precondition(area.capacity < Layout.maxSize, "there are not as many routes in the world")
@@ -79,65 +90,70 @@ struct BlockMemory: ~Copyable {
             unsafe larger.base.copyMemory(from: area.base, byteCount: top)
             area = larger
         }
-        defer { top += units * Layout.unit }
-        return Block(reference: UInt32(top), units: UInt32(units))
-    }
-
-    mutating func makeDirect(_ targets: Span<UInt32>, _ below: Span<UInt32>) -> Block {
-        let block = allocate(Layout.directSize)
-        // SAFETY: `allocate` returns this many octets, aligned to 64, that nobody else reads or writes.
-        let at = unsafe area.base.advanced(by: Int(block.reference)).bindMemory(
-            to: UInt64.self, capacity: 256)
-        for octet in 0..<256 { unsafe at[octet] = Layout.entry(target: targets[octet], below: below[octet]) }
+        top = end
         return block
     }
 
-    mutating func makeRanked(
-        _ targets: Span<UInt32>, _ below: Span<UInt32>, inherited: UInt32
-    ) -> Block {
-        // The inherited target, then a value for each run.
-        var values = InlineArray<257, UInt32>(repeating: 0)
+    /// A root with the same entries; without routes where there was none.
+    mutating func copyRoot(_ former: Block) -> Block {
+        let block = allocate(Layout.rootSize)
+        // SAFETY: each takes this many octets; `allocate` returns some that nobody else reads or writes.
+        unsafe area.base.advanced(by: block.offset).copyMemory(
+            from: area.base.advanced(by: former.offset), byteCount: Layout.rootSize)
+        return block
+    }
+
+    /// Writes the entries of one first octet into a root that has not been published.
+    func write(_ targets: Span<UInt32>, _ below: Span<Int>, octet: Int, into root: Block) {
+        // SAFETY: 256 entries of the root's 65,536, which nobody reads yet.
+        let at = unsafe area.base.advanced(by: root.offset + octet * 256 * 8).bindMemory(
+            to: UInt64.self, capacity: 256)
+        for octet in 0..<256 { unsafe at[octet] = Layout.entry(target: targets[octet], below: below[octet]) }
+    }
+
+    /// - Parameter values: for each octet.
+    mutating func makeRanked(_ values: Span<UInt32>) -> Block {
+        var runs = InlineArray<256, UInt32>(repeating: 0)
         var words = InlineArray<32, UInt16>(repeating: 0)
-        values[0] = inherited
-        var last = 0
+        var count = 0
         for octet in 0..<256 {
-            let target = targets[octet] == 0 ? inherited : targets[octet]
-            let value = below[octet] == 0 ? target : Layout.value(below: below[octet])
-            if octet == 0 || value != values[last] {
+            if octet & 7 == 0 { words[octet >> 3] = UInt16(count) << 8 }
+            if octet == 0 || values[octet] != runs[count - 1] {
                 words[octet >> 3] |= 1 << UInt16(octet & 7)
-                last += 1
-                values[last] = value
+                runs[count] = values[octet]
+                count += 1
             }
-            if octet & 7 == 7 { words[octet >> 3] |= UInt16(last - 1) << 8 }
         }
-        let block = allocate(Layout.inheritedOffset + 4 * (last + 1))
-        // SAFETY: as above; the two parts take 64 octets and 4 for each value.
-        let at = unsafe area.base.advanced(by: Int(block.reference))
+        let block = allocate(64 + 4 * count)
+        // SAFETY: as for a root; the two parts take 64 octets and 4 for each run.
+        let at = unsafe area.base.advanced(by: block.offset)
         let wordsAt = unsafe at.bindMemory(to: UInt16.self, capacity: 32)
-        for i in 0..<32 { unsafe wordsAt[i] = words[i] }
-        let valuesAt = unsafe at.advanced(by: Layout.inheritedOffset).bindMemory(to: UInt32.self, capacity: last + 1)
-        for i in 0...last { unsafe valuesAt[i] = values[i] }
+        // The bits come first, whatever the machine's order.
+        for i in 0..<32 { unsafe wordsAt[i] = words[i].littleEndian }
+        let runsAt = unsafe at.advanced(by: 64).bindMemory(to: UInt32.self, capacity: count)
+        for i in 0..<count { unsafe runsAt[i] = runs[i] }
         return block
     }
 
     mutating func makeLeaf(_ key: Key, target: UInt32, inherited: UInt32) -> Block {
-        var block = allocate(MemoryLayout<Leaf>.size)
+        let block = allocate(MemoryLayout<Leaf>.size)
         let mask = ~(UInt128.max >> key.length)
         let leaf = Leaf(
             high: UInt64(truncatingIfNeeded: key.bits >> 64), low: UInt64(truncatingIfNeeded: key.bits),
             maskHigh: UInt64(truncatingIfNeeded: mask >> 64), maskLow: UInt64(truncatingIfNeeded: mask), target: target,
             inherited: inherited)
         // SAFETY: as above.
-        unsafe area.base.storeBytes(of: leaf, toByteOffset: Int(block.reference), as: Leaf.self)
-        block.reference |= 1
+        unsafe area.base.storeBytes(of: leaf, toByteOffset: block.offset, as: Leaf.self)
         return block
     }
 }
 
-/// A block of memory, or none.
+/// A block of memory, or none. In octets.
 struct Block {
-    var reference: UInt32 = 0
-    var units: UInt32 = 0
+    var offset = 0
+    var size = 0
+
+    var units: Int { (size + Layout.unit - 1) / Layout.unit }
 }
 
 /// One piece of memory, as large as it is from the beginning.
@@ -147,7 +163,10 @@ struct Block {
 
     init(capacity: Int) {
         self.capacity = capacity
-        unsafe base = .allocate(byteCount: capacity, alignment: 64)
+        // Look-ups go all over it: with pages of the usual size, the processor would have to look for most of them first.
+        let hugePage = 1 << 21
+        unsafe base = .allocate(byteCount: capacity, alignment: capacity < hugePage ? Layout.unit : hugePage)
+        if capacity >= hugePage { unsafe madvise(base, capacity, MADV_HUGEPAGE) }
     }
 
     deinit { unsafe base.deallocate() }

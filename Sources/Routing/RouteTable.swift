@@ -9,14 +9,14 @@ import Packets
 /// replaces the blocks from its node up to the root, so that it costs the same however many routes there are.
 @safe public struct RouteTable: ~Copyable {
     /// The largest target.
-    public static let maxTarget: UInt32 = 0x7fff_ffff
+    public static let maxTarget: UInt32 = 0x3fff_ffff
 
     private var ipv4 = RouteTrie(width: 32)
     private var ipv6 = RouteTrie(width: 128)
     private var memory = BlockMemory()
     private var current: ForwardingTable
 
-    public init() { current = memory.publish(ipv4: 0, ipv6: 0) }
+    public init() { current = memory.publish(ipv4: .init(), ipv6: .init()) }
 
     public var count: Int { ipv4.count + ipv6.count }
 

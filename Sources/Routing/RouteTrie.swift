@@ -26,8 +26,8 @@ struct Branch {
 
     // What is published of it. This is here and not below, so that publishing a node need not look at all that hang on it.
     var isStale = true
-    var reference: UInt32 = 0
-    /// What the prefixes of the node that it hangs on say about its addresses; part of its block.
+    var value: UInt32 = 0
+    /// What the prefixes of the nodes above say about its addresses; part of its block.
     var inherited: UInt32 = 0
 }
 
@@ -66,19 +66,31 @@ struct Place: Comparable {
 /// The routes of one family.
 struct RouteTrie {
     private let root = RouteNode()
-    /// IPv4 has so few levels that leaves would not pay.
-    private let hasLeaves: Bool
+    /// How many octets' nodes a leaf can hang below. IPv4 has so few levels that leaves would not pay.
+    private let leafDepth: Int
     private(set) var count = 0
-    /// What is published is out of date.
-    private(set) var isStale = false
 
-    init(width: Int) { hasLeaves = width > 32 }
+    // What is published.
+    private var published = ForwardingTable.Root()
+    private var block = Block()
+    /// What prefixes that end in the first octet say about it; the default route does not count.
+    private var firstTargets: [UInt32] = Array(repeating: 0, count: 256)
+    /// What is published is out of date: at all, and below a first octet.
+    private(set) var isStale = false
+    private var isStaleBelow: [Bool] = Array(repeating: false, count: 256)
+
+    init(width: Int) { leafDepth = width > 32 ? Layout.rootOctets : .max }
 
     mutating func insert(_ key: Key, _ target: UInt32, _ memory: inout BlockMemory) -> UInt32 {
         let former = insert(key, target, root, 0, &memory)
         if former == 0 { count += 1 }
-        isStale = true
+        hasChanged(key)
         return former
+    }
+
+    private mutating func hasChanged(_ key: Key) {
+        isStale = true
+        if key.length > 8 { isStaleBelow[Int(key.octet(0))] = true }
     }
 
     private func insert(
@@ -101,7 +113,7 @@ struct RouteTrie {
             }
             let (at, found) = node.branch(octet)
             guard found else {
-                if hasLeaves {
+                if depth >= leafDepth {
                     node.branches.insert(Branch(octet: octet, below: .leaf(RouteLeaf(key, target))), at: at)
                     return 0
                 }
@@ -134,7 +146,7 @@ struct RouteTrie {
         let former = remove(key, root, 0, &memory)
         if former != 0 {
             count -= 1
-            isStale = true
+            hasChanged(key)
         }
         return former
     }
@@ -162,7 +174,7 @@ struct RouteTrie {
             if next.isEmpty {
                 memory.retire(next.block)
                 node.branches.remove(at: at)
-            } else if hasLeaves, let leaf = onlyRoute(next, key, depth + 1) {
+            } else if depth >= leafDepth, let leaf = onlyRoute(next, key, depth + 1) {
                 memory.retire(next.block)
                 node.branches[at].below = .leaf(leaf)
             }
@@ -237,45 +249,67 @@ struct RouteTrie {
 
     // MARK: Publishing
 
-    /// Publishes anew what is out of date. Returns the root's block.
-    mutating func build(_ memory: inout BlockMemory) -> UInt32 {
-        if isStale { build(root, 0, inherited: 0, &memory) }
+    /// Publishes anew what is out of date.
+    mutating func build(_ memory: inout BlockMemory) -> ForwardingTable.Root {
+        guard isStale else { return published }
         isStale = false
-        return root.block.reference
+        published.target = 0
+        var first = InlineArray<256, UInt32>(repeating: 0)
+        for (place, target) in root.ends {
+            if place.length == 0 { published.target = target } else { for octet in place.octets { first[octet] = target } }
+        }
+        var new: Block?
+        for octet in 0..<256 where isStaleBelow[octet] || first[octet] != firstTargets[octet] {
+            let block = new ?? memory.copyRoot(block)
+            new = block
+            isStaleBelow[octet] = false
+            firstTargets[octet] = first[octet]
+            var targets = InlineArray<256, UInt32>(repeating: first[octet])
+            var below = InlineArray<256, Int>(repeating: 0)
+            let (at, found) = root.branch(UInt8(octet))
+            if found, case .node(let node) = root.branches[at].below {
+                for (place, target) in node.ends {
+                    for octet in place.octets { targets[octet] = target }
+                }
+                for at in node.branches.indices {
+                    // The root has room for both the target and the block, which need not inherit it.
+                    build(&node.branches[at], inherited: 0, &memory)
+                    below[Int(node.branches[at].octet)] = Layout.block(node.branches[at].value)
+                }
+            }
+            memory.write(targets.span, below.span, octet: octet, into: block)
+        }
+        if let new {
+            memory.retire(block)
+            block = new
+            published.offset = new.offset
+        }
+        return published
     }
 
-    private func build(_ node: RouteNode, _ depth: Int, inherited: UInt32, _ memory: inout BlockMemory) {
-        // For each octet what the prefixes of this node say, and the block below.
-        var targets = InlineArray<256, UInt32>(repeating: 0)
-        var below = InlineArray<256, UInt32>(repeating: 0)
-        for (place, target) in node.ends {
-            for octet in place.octets { targets[octet] = target }
-        }
-        let isDirect = depth < Layout.directLevels
-        for at in node.branches.indices {
-            let octet = Int(node.branches[at].octet)
-            // A direct entry has room for both; elsewhere the block below takes the target's place, and takes it over.
-            let inherited = isDirect ? 0 : targets[octet]
-            if node.branches[at].isStale || node.branches[at].inherited != inherited {
-                switch node.branches[at].below {
-                case .node(let next):
-                    build(next, depth + 1, inherited: inherited, &memory)
-                    node.branches[at].reference = next.block.reference
-                case .leaf(let leaf):
-                    memory.retire(leaf.block)
-                    leaf.block = memory.makeLeaf(leaf.key, target: leaf.target, inherited: inherited)
-                    node.branches[at].reference = leaf.block.reference
-                }
-                node.branches[at].isStale = false
-                node.branches[at].inherited = inherited
+    private func build(_ branch: inout Branch, inherited: UInt32, _ memory: inout BlockMemory) {
+        guard branch.isStale || branch.inherited != inherited else { return }
+        branch.isStale = false
+        branch.inherited = inherited
+        switch branch.below {
+        case .leaf(let leaf):
+            memory.retire(leaf.block)
+            leaf.block = memory.makeLeaf(leaf.key, target: leaf.target, inherited: inherited)
+            branch.value = Layout.value(leaf: leaf.block.offset)
+        case .node(let node):
+            var values = InlineArray<256, UInt32>(repeating: inherited)
+            for (place, target) in node.ends {
+                for octet in place.octets { values[octet] = target }
             }
-            below[octet] = node.branches[at].reference
+            for at in node.branches.indices {
+                let octet = Int(node.branches[at].octet)
+                build(&node.branches[at], inherited: values[octet], &memory)
+                values[octet] = node.branches[at].value
+            }
+            memory.retire(node.block)
+            node.block = memory.makeRanked(values.span)
+            branch.value = Layout.value(block: node.block.offset)
         }
-        memory.retire(node.block)
-        node.block =
-            isDirect
-            ? memory.makeDirect(targets.span, below.span)
-            : memory.makeRanked(targets.span, below.span, inherited: inherited)
     }
 }
 
