@@ -32,7 +32,9 @@ struct BlockMemory: ~Copyable {
     }
 
     /// In octets.
-    var size: (used: Int, reserved: Int) { (top - freeUnits * Layout.unit - freeRoots.count * Layout.rootSize, area.capacity) }
+    var size: (used: Int, reserved: Int) {
+        (top - freeUnits * Layout.unit - freeRoots.count * Layout.rootSize, area.capacity)
+    }
 
     mutating func retire(_ block: Block) {
         if block.size != 0 { retired.append(block) }

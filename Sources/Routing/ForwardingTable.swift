@@ -201,7 +201,7 @@ extension ForwardingTable {
             var leaves = 0
             for i in 0..<count {
                 unsafe deeper[leaves] = UInt32(truncatingIfNeeded: i)
-                leaves &+= unsafe Int(values[i] &>> 30)
+                leaves &+= unsafe Int(values[i] &>> 30 & 1)
             }
             for k in 0..<leaves {
                 let i = unsafe Int(deeper[k])
@@ -256,6 +256,7 @@ extension ForwardingTable {
 /// for a leaf.
 @usableFromInline enum Layout {
     static let unit = 64
+    /// How many octets the root stands for.
     static let rootOctets = 2
     static let rootSize = 65_536 * 8
     static let largestRanked = 64 + 256 * 4
@@ -276,9 +277,7 @@ extension ForwardingTable {
     static func value(block: Int) -> UInt32 { 1 << 31 | UInt32(block / unit) }
     static func value(leaf: Int) -> UInt32 { 1 << 30 | UInt32(leaf / unit) }
     @inlinable static func isBlock(_ value: UInt32) -> Bool { value &>> 31 == 1 }
-    /// Of what is no block.
     @inlinable static func isLeaf(_ value: UInt32) -> Bool { value &>> 30 == 1 }
-    @inlinable static func isTarget(_ value: UInt32) -> Bool { value &>> 30 == 0 }
     /// The offset of what is below, where something is.
     @inlinable static func block(_ value: UInt32) -> Int { Int(value & 0x3ff_ffff) &<< 6 }
 }

@@ -66,7 +66,7 @@ struct Place: Comparable {
 /// The routes of one family.
 struct RouteTrie {
     private let root = RouteNode()
-    /// How many octets' nodes a leaf can hang below. IPv4 has so few levels that leaves would not pay.
+    /// The depth of the first nodes that leaves hang on: none do in the root. IPv4 has so few levels that leaves would not pay.
     private let leafDepth: Int
     private(set) var count = 0
 
@@ -256,7 +256,11 @@ struct RouteTrie {
         published.target = 0
         var first = InlineArray<256, UInt32>(repeating: 0)
         for (place, target) in root.ends {
-            if place.length == 0 { published.target = target } else { for octet in place.octets { first[octet] = target } }
+            if place.length == 0 {
+                published.target = target
+            } else {
+                for octet in place.octets { first[octet] = target }
+            }
         }
         var new: Block?
         for octet in 0..<256 where isStaleBelow[octet] || first[octet] != firstTargets[octet] {
@@ -264,20 +268,7 @@ struct RouteTrie {
             new = block
             isStaleBelow[octet] = false
             firstTargets[octet] = first[octet]
-            var targets = InlineArray<256, UInt32>(repeating: first[octet])
-            var below = InlineArray<256, Int>(repeating: 0)
-            let (at, found) = root.branch(UInt8(octet))
-            if found, case .node(let node) = root.branches[at].below {
-                for (place, target) in node.ends {
-                    for octet in place.octets { targets[octet] = target }
-                }
-                for at in node.branches.indices {
-                    // The root has room for both the target and the block, which need not inherit it.
-                    build(&node.branches[at], inherited: 0, &memory)
-                    below[Int(node.branches[at].octet)] = Layout.block(node.branches[at].value)
-                }
-            }
-            memory.write(targets.span, below.span, octet: octet, into: block)
+            build(octet, first[octet], into: block, &memory)
         }
         if let new {
             memory.retire(block)
@@ -285,6 +276,24 @@ struct RouteTrie {
             published.offset = new.offset
         }
         return published
+    }
+
+    /// One first octet's part of the root.
+    private func build(_ octet: Int, _ target: UInt32, into block: Block, _ memory: inout BlockMemory) {
+        var targets = InlineArray<256, UInt32>(repeating: target)
+        var below = InlineArray<256, Int>(repeating: 0)
+        let (at, found) = root.branch(UInt8(octet))
+        if found, case .node(let node) = root.branches[at].below {
+            for (place, target) in node.ends {
+                for octet in place.octets { targets[octet] = target }
+            }
+            for at in node.branches.indices {
+                // The root has room for both the target and the block, which need not inherit it.
+                build(&node.branches[at], inherited: 0, &memory)
+                below[Int(node.branches[at].octet)] = Layout.block(node.branches[at].value)
+            }
+        }
+        memory.write(targets.span, below.span, octet: octet, into: block)
     }
 
     private func build(_ branch: inout Branch, inherited: UInt32, _ memory: inout BlockMemory) {
