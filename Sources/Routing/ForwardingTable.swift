@@ -159,10 +159,10 @@ extension ForwardingTable {
     @inline(__always) private func lookup(
         ipv4 addresses: UnsafePointer<UInt32>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
     ) {
-        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 3 * Self.batch) { scratch in
+        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 2 * Self.batch) { scratch in
             let values = unsafe scratch.baseAddress.unsafelyUnwrapped
             let deeper = unsafe values + Self.batch
-            let deep = unsafe firstLevels(ipv4, count, targets, values, deeper, scratch: deeper + Self.batch) {
+            let deep = unsafe firstLevels(ipv4, count, targets, values, deeper) {
                 unsafe addresses[$0]
             }
             for k in 0..<deep {
@@ -176,10 +176,10 @@ extension ForwardingTable {
     @inline(__always) private func lookup(
         ipv6 addresses: UnsafePointer<UInt128>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
     ) {
-        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 3 * Self.batch) { scratch in
+        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 2 * Self.batch) { scratch in
             let values = unsafe scratch.baseAddress.unsafelyUnwrapped
             let deeper = unsafe values + Self.batch
-            var deep = unsafe firstLevels(ipv6, count, targets, values, deeper, scratch: deeper + Self.batch) {
+            var deep = unsafe firstLevels(ipv6, count, targets, values, deeper) {
                 unsafe UInt32(truncatingIfNeeded: addresses[$0] &>> 96)
             }
             var depth = 3
@@ -221,7 +221,7 @@ extension ForwardingTable {
     /// on in a block. Returns how many these are.
     @inline(__always) private func firstLevels(
         _ root: Root, _ count: Int, _ targets: UnsafeMutablePointer<UInt32>, _ values: UnsafeMutablePointer<UInt32>,
-        _ deeper: UnsafeMutablePointer<UInt32>, scratch offsets: UnsafeMutablePointer<UInt32>, _ head: (Int) -> UInt32
+        _ deeper: UnsafeMutablePointer<UInt32>, _ head: (Int) -> UInt32
     ) -> Int {
         // Without a branch, for they would be as good as random: an address that ends early goes on in block 0, which has no
         // answer.
@@ -229,17 +229,17 @@ extension ForwardingTable {
             let entry = entry(root, head(i) &>> 16)
             unsafe targets[i] = Layout.target(entry)
             let offset = wordOffset(Layout.below(entry), head(i) &>> 8)
-            unsafe offsets[i] = UInt32(truncatingIfNeeded: offset)
+            unsafe values[i] = UInt32(truncatingIfNeeded: offset)
             unsafe prefetch(base + offset)
         }
         for i in 0..<count {
-            let offset = unsafe valueOffset(Int(offsets[i]), head(i) &>> 8)
-            unsafe offsets[i] = UInt32(truncatingIfNeeded: offset)
+            let offset = unsafe valueOffset(Int(values[i]), head(i) &>> 8)
+            unsafe values[i] = UInt32(truncatingIfNeeded: offset)
             unsafe prefetch(base + Layout.valuesOffset + offset)
         }
         var deep = 0
         for i in 0..<count {
-            let value = unsafe value(at: Int(offsets[i]))
+            let value = unsafe value(at: Int(values[i]))
             unsafe values[i] = value
             // At or below the index of the loop.
             unsafe deeper[deep] = UInt32(truncatingIfNeeded: i)
