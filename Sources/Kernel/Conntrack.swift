@@ -140,6 +140,12 @@ public struct ConnectionEvents: ~Copyable {
     /// From here on, changes that this socket asks for are not told.
     public func ignore(_ socket: borrowing NetlinkSocket) throws(KernelError) { try self.socket.ignore(socket) }
 
+    /// Whether ends are told from here on; at first they are. The kernel writes them down only where somebody listens, which takes
+    /// a tenth of the time that it needs to forward a connection that is refused.
+    public func tellEnds(_ isWanted: Bool) throws(KernelError) {
+        try socket.setMembership(NFNLGRP_CONNTRACK_DESTROY, isWanted)
+    }
+
     public enum Outcome: Hashable, Sendable {
         /// Nothing more has happened.
         case upToDate
@@ -317,6 +323,15 @@ extension NetlinkBatch {
                 }
             }
         }
+    }
+
+    /// Asks whether there is this connection: EEXIST says so, and ENOENT that there is none. Changes nothing, and is no event.
+    public mutating func lookForConnection(_ original: FlowTuple, zone: UInt16 = 0) {
+        // To be made, but not over one that is there (NLM_F_EXCL), nor where there is none (without NLM_F_CREATE).
+        add(
+            "look for \(original)", type: Int(connectionType(IPCTNL_MSG_CT_NEW)), flags: NLM_F_EXCL | NLM_F_ACK,
+            header: nfgenmsg(original.source.family)
+        ) { $0.put(original, zone: zone) }
     }
 
     /// `conntrack -D …`: this one connection. Fails with ENOENT where it has ended.

@@ -107,29 +107,44 @@ import SystemPackage
     /// after one that failed.
     /// - Throws: the first error, of those that `ignoring` does not list.
     public func execute(_ batch: borrowing NetlinkBatch, ignoring: Set<Errno> = []) throws(KernelError) {
-        // Acknowledgements queue up in the socket's buffer while the kernel works through what was sent at once.
-        let chunk = 100
         var start = 0
         while start < batch.operations.count {
-            let count = min(chunk, batch.operations.count - start)
-            let sequence = try send(batch, from: start, count: count)
-            var acknowledged = 0
-            var first: KernelError?
-            while acknowledged < count {
-                for message in try receive("receive an acknowledgement") where Int32(message.type) == NLMSG_ERROR {
-                    let number = Int(message.sequence &- sequence)
-                    guard number < count else { continue }
-                    acknowledged += 1
-                    if let error = message.error(batch.operations[start + number]), !ignoring.contains(error.errno),
-                        first == nil
-                    {
-                        first = error
-                    }
-                }
+            let count = min(Self.chunk, batch.operations.count - start)
+            for case let error? in try execute(batch, from: start, count: count) where !ignoring.contains(error.errno) {
+                throw error
             }
-            if let first { throw first }
             start += count
         }
+    }
+
+    /// Sends every request of the batch, and returns what the kernel says to each; nil: it is done.
+    public func errors(of batch: borrowing NetlinkBatch) throws(KernelError) -> [KernelError?] {
+        var errors: [KernelError?] = []
+        while errors.count < batch.operations.count {
+            let count = min(Self.chunk, batch.operations.count - errors.count)
+            errors += try execute(batch, from: errors.count, count: count)
+        }
+        return errors
+    }
+
+    /// Acknowledgements queue up in the socket's buffer while the kernel works through what was sent at once.
+    private static let chunk = 100
+
+    private func execute(
+        _ batch: borrowing NetlinkBatch, from start: Int, count: Int
+    ) throws(KernelError) -> [KernelError?] {
+        let sequence = try send(batch, from: start, count: count)
+        var errors: [KernelError?] = Array(repeating: nil, count: count)
+        var acknowledged = 0
+        while acknowledged < count {
+            for message in try receive("receive an acknowledgement") where Int32(message.type) == NLMSG_ERROR {
+                let number = Int(message.sequence &- sequence)
+                guard number < count else { continue }
+                acknowledged += 1
+                errors[number] = message.error(batch.operations[start + number])
+            }
+        }
+        return errors
     }
 
     /// Sends every request of the batch, of which none asks for an acknowledgement. What the kernel says of those that fail is thrown away.
@@ -158,6 +173,16 @@ import SystemPackage
 
     /// Who asked, as messages about what has changed say.
     private var port: UInt32 { unsafe mnl_socket_get_portid(socket) }
+
+    /// Listens to a group, or no longer.
+    func setMembership(_ group: nfnetlink_groups, _ isMember: Bool) throws(KernelError) {
+        var number = group.rawValue
+        let option = isMember ? NETLINK_ADD_MEMBERSHIP : NETLINK_DROP_MEMBERSHIP
+        // SAFETY: the kernel reads the number within this call.
+        let status = unsafe mnl_socket_setsockopt(
+            socket, option, &number, socklen_t(MemoryLayout.size(ofValue: number)))
+        guard status == 0 else { throw KernelError("\(isMember ? "join" : "leave") a netlink group", .last) }
+    }
 
     /// Changes that another socket asks for are not told here.
     func ignore(_ other: borrowing NetlinkSocket) throws(KernelError) {

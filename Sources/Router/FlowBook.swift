@@ -38,6 +38,13 @@ struct FlowBook: ~Copyable {
     /// Counts dumps: what the last one did not show has ended.
     private var epoch: UInt32 = 0
 
+    /// Whether the kernel tells of ends.
+    private var hearsEnds = true
+    /// Since when, or since when not; and how many have ended since then that are not entered.
+    private var hearing = (since: ContinuousClock.now, strangers: 0)
+    /// How many of `connections` have been asked for in this round.
+    private var asked = 0
+
     /// What else is to be known of an entry.
     private struct Note {
         /// The entry of the other direction; negative: free.
@@ -89,7 +96,7 @@ struct FlowBook: ~Copyable {
     /// Readable where something has happened to a connection.
     var descriptor: Int32 { events.descriptor }
     /// Whether there is something to do that no event tells.
-    var isBusy: Bool { dump != nil || !fresh.isEmpty || !leaving.isEmpty }
+    var isBusy: Bool { dump != nil || !fresh.isEmpty || !leaving.isEmpty || !hearsEnds && count > 0 }
 
     // MARK: What the kernel says
 
@@ -105,10 +112,12 @@ struct FlowBook: ~Copyable {
         for event in happened {
             switch event {
             case .changed(let connection): consider(connection, snapshot, families, isEvent: true)
-            case .ended(let connection): if let slot = slot(connection) { leave(slot) }
+            case .ended(let connection):
+                if let slot = slot(connection) { leave(slot) } else { hearing.strangers += 1 }
             }
         }
         try readDump(snapshot, families)
+        try lookForEnds()
         try tell()
     }
 
@@ -213,6 +222,53 @@ struct FlowBook: ~Copyable {
     }
 
     // MARK: What is no longer so
+
+    // A port scan makes and ends tens of thousands of connections a second, and a tenth of what it takes to forward them goes into
+    // telling of their ends. While few connections are entered, to ask for those is cheaper.
+    private static let window = Duration.milliseconds(20)
+    /// In a window.
+    private static let manyStrangers = 100
+    private static let fewConnections = 1024
+    /// In one turn: all that are few are asked for within 40 ms.
+    private static let questions = 128
+    private static let pauseOfHearing = Duration.seconds(1)
+
+    private mutating func lookForEnds() throws(KernelError) {
+        let now = ContinuousClock.now
+        let isScanned = hearing.strangers >= Self.manyStrangers && count <= Self.fewConnections
+        if hearsEnds {
+            guard now - hearing.since >= Self.window else { return }
+            if isScanned { try events.tellEnds(false) }
+            hearsEnds = !isScanned
+            hearing = (now, 0)
+            return
+        }
+        guard now - hearing.since >= Self.pauseOfHearing || count > Self.fewConnections else {
+            return try ask(Self.questions)
+        }
+        // Those that end after this are told.
+        try events.tellEnds(true)
+        hearsEnds = true
+        hearing = (now, 0)
+        try ask(count)
+    }
+
+    /// Looks for connections whose end nobody has told, so many of them.
+    private mutating func ask(_ number: Int) throws(KernelError) {
+        var batch = NetlinkBatch()
+        var slots: [FlowMemory.Slot] = []
+        while slots.count < min(number, count) {
+            if asked >= count { asked = 0 }
+            let slot = connections[asked]
+            asked += 1
+            guard let entry = memory.entry(slot) else { break }
+            batch.lookForConnection(FlowTuple(entry))
+            slots.append(slot)
+        }
+        for (slot, error) in zip(slots, try changes.errors(of: batch)) where error?.errno == .noSuchFileOrDirectory {
+            leave(slot)
+        }
+    }
 
     /// Takes a connection from the workers, given one of its entries.
     private mutating func leave(_ slot: FlowMemory.Slot) {

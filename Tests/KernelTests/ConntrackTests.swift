@@ -457,6 +457,50 @@ private func tuple(_ source: String, _ sourcePort: UInt16, _ destination: String
         }
     }
 
+    @Test func endsAreToldWhileTheyAreWantedAndFoundWithout() throws {
+        let host = try Self.host()
+        try Namespace.run(in: host.name) { () throws(KernelError) in
+            let socket = try NetlinkSocket(.netfilter)
+            var events = try ConnectionEvents()
+            try make(1..<6, socket)
+            func told() throws(KernelError) -> [FlowTuple] {
+                var ended: [FlowTuple] = []
+                let outcome = try events.read(limit: 100) {
+                    if case .ended(let connection) = $0 { ended.append(connection.original) }
+                }
+                #expect(outcome == .upToDate)
+                return ended
+            }
+            func delete(_ number: Int) throws(KernelError) {
+                var batch = NetlinkBatch()
+                batch.deleteConnection(entry(number))
+                try socket.execute(batch)
+            }
+            try delete(1)
+            #expect(try told() == [entry(1)])
+            try events.tellEnds(false)
+            try delete(2)
+            #expect(try told().isEmpty)
+
+            var batch = NetlinkBatch()
+            for number in 1...3 { batch.lookForConnection(entry(number)) }
+            let before = try socket.connections()
+            let errors = try socket.errors(of: batch).map { $0?.errno }
+            #expect(errors == [.noSuchFileOrDirectory, .noSuchFileOrDirectory, .fileExists])
+            #expect(try socket.connections().map(\.original) == before.map(\.original))
+            var count = 0
+            #expect(try events.read(limit: 100) { _ in count += 1 } == .upToDate)
+            #expect(count == 0, "to look is no event")
+
+            // What began while ends were not wanted is told later, too.
+            try make(6..<7, socket)
+            try events.tellEnds(true)
+            try delete(6)
+            try delete(3)
+            #expect(try told() == [entry(6), entry(3)])
+        }
+    }
+
     @Test func anOverrunIsToldAndEventsGoOn() throws {
         let host = try Self.host()
         try Namespace.run(in: host.name) { () throws(KernelError) in

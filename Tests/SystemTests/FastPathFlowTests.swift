@@ -624,6 +624,39 @@ import Testing
         }
     }
 
+    /// Where very many others end, nobody listens for a while. An end of the workers' is found all the same.
+    @Test(whereItIsFast) func anEndAmongManyOthers() throws {
+        let site = try Site()
+        try site.upFlows()
+        try site.waitForFlows()
+        let ends = "-A -p udp -s 10.9.0.1 -d 10.9.0.2 -r 10.9.0.2 -q 10.9.0.1"
+        let change = Change(
+            make: "conntrack -D -p udp --orig-port-dst 4712",
+            undo: "nft delete table ip foreign",
+            prepare: """
+                nft 'table ip foreign { chain c { type nat hook prerouting priority -110; udp dport 4712 drop; }; }'
+                seq 3000 | awk '{ print "\(ends) --sport " $1 " --dport 1 --reply-port-src 1 --reply-port-dst " $1 " -t 600" }' |
+                    conntrack -R - >/dev/null
+                conntrack -D -s 10.9.0.1 >/dev/null 2>&1
+                \(Self.listens(toEnds: false))
+                """)
+        try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
+        try site.router.sh(Self.listens(toEnds: true))
+        try site.waitForFlows()
+        try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
+    }
+
+    /// A command that waits until the forwarder listens to these of netfilter's groups: changes (2), and ends (4) or not.
+    private static func listens(toEnds: Bool) -> String {
+        """
+        for _ in $(seq 200); do
+            awk '$2 == 12 && $4 ~ /0000000\(toEnds ? 6 : 2)$/ { found = 1 } END { exit !found }' /proc/net/netlink && exit
+            sleep 0.01
+        done
+        exit 1
+        """
+    }
+
     // MARK: With and without
 
     /// The same connections, chosen at random, with the fast path off and on: the same arrives, and the kernel's table is the same
