@@ -229,8 +229,8 @@ struct FlowBook: ~Copyable {
     /// In a window.
     private static let manyStrangers = 100
     private static let fewConnections = 1024
-    /// In one turn: all that are few are asked for within 40 ms.
-    private static let questions = 128
+    /// All are asked for in so many turns, of 4 ms each.
+    private static let turns = 8
     private static let pauseOfHearing = Duration.seconds(1)
 
     private mutating func lookForEnds() throws(KernelError) {
@@ -244,7 +244,7 @@ struct FlowBook: ~Copyable {
             return
         }
         guard now - hearing.since >= Self.pauseOfHearing || count > Self.fewConnections else {
-            return try ask(Self.questions)
+            return try ask(count / Self.turns + 1)
         }
         // Those that end after this are told.
         try events.tellEnds(true)
