@@ -2,21 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # What does the fast path cost where connections begin as fast as they can and nothing comes of them?
 #
-# usage: run.sh [--rounds N] [--vrouter FILE] [--write]
-#   --vrouter   the program to measure; default: what `make build` has built
-#   --write     also write the result into RESULTS.md beside this script
-# Once without any other connections, and once with 256 that the fast path carries. Then the other way round: what becomes of a ping
+# usage: run.sh [--rounds N] [--connections N] [--vrouter FILE] [--write]
+#   --connections  how many the fast path carries meanwhile; default: 256
+#   --vrouter      the program to measure; default: what `make build` has built
+#   --write        also write the result into RESULTS.md beside this script
+# Once without any other connections, and once with some that the fast path carries. Then the other way round: what becomes of a ping
 # each millisecond, which a worker carries, during a scan. Exit status: 0 only where all claims hold. Installs hping3, conntrack,
 # nftables, python3 and jq from Debian where they are missing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-rounds=9 vrouter=$here/../../.build/release/vrouter write=
+rounds=9 held=256 vrouter=$here/../../.build/release/vrouter write=
+arguments=$*
 while [ $# -gt 0 ]; do
     case $1 in
     --rounds) rounds=$2 && shift 2 ;;
+    --connections) held=$2 && shift 2 ;;
     --vrouter) vrouter=$2 && shift 2 ;;
     --write) write=yes && shift ;;
-    *) sed -n '3,11s/^# \{0,1\}//p' "$0" >&2 && exit 64 ;;
+    *) sed -n '3,12s/^# \{0,1\}//p' "$0" >&2 && exit 64 ;;
     esac
 done
 [ -x "$vrouter" ] || { echo "run.sh: no $vrouter: run 'make build', or name another with --vrouter" >&2; exit 64; }
@@ -32,16 +35,16 @@ on() { "$vrouter" lab exec "$@"; }
 router=(on host3 -- "$vrouter" up --vlan "100=172.16.10.1/24" --vlan "200=172.16.20.1/24")
 
 # Connections between d1 and d2 that are there from now on.
-held=256
 hold() {
-    on d2 -- python3 -c 'import socket
+    ulimit -n $((held + 100))
+    on d2 -- python3 -c 'import socket, sys
 server = socket.create_server(("172.16.20.10", 7))
-held = [server.accept() for _ in range('$held')]
-server.accept()' &
+held = [server.accept() for _ in range(int(sys.argv[1]))]
+server.accept()' "$held" &
     sleep 0.5
-    on d1 -- python3 -c 'import socket, time
-held = [socket.create_connection(("172.16.20.10", 7)) for _ in range('$held')]
-time.sleep(100000)' &
+    on d1 -- python3 -c 'import socket, sys, time
+held = [socket.create_connection(("172.16.20.10", 7)) for _ in range(int(sys.argv[1]))]
+time.sleep(100000)' "$held" &
     sleep 0.5
 }
 forwarded() { on host3 -- "$vrouter" status --json | jq '[.fastPath.workers[].forwarded.packets] | add'; }
@@ -78,7 +81,7 @@ processor() {
     if process=$(pgrep -f "$vrouter forward"); then awk '{print ($14 + $15) * 10}' "/proc/$process/stat"; else echo 0; fi
 }
 
-for connections in 0 $held; do
+for connections in 0 "$held"; do
     # The kernel tells of the ends of those that begin while somebody listens.
     "${router[@]}" --fast-path af-packet >/dev/null
     [ "$connections" = 0 ] || hold
@@ -101,7 +104,7 @@ for ((round = 1; round <= rounds; round++)); do
     "${router[@]}" >/dev/null
     kernel=$(pings)
     "${router[@]}" --fast-path af-packet --fast-path-from 0 >/dev/null
-    until [ "$(carried)" = $held ]; do sleep 0.1; done
+    until [ "$(carried)" = "$held" ]; do sleep 0.1; done
     before=$(forwarded)
     fast=$(pings)
     echo "$kernel $fast $(($(forwarded) - before))" >>"$work/pings"
@@ -116,7 +119,7 @@ report() {
     local kind connections ratio file lost
     echo "| SYNs | connections carried | forwarded a second by the kernel | with the fast path on | ratio | processor time of \`vrouter forward\`, ms |"
     echo "|---|---|---|---|---|---|"
-    for connections in 0 $held; do
+    for connections in 0 "$held"; do
         for kind in flood scan; do
             file=$kind-$connections
             # The median of the rounds' ratios: what disturbs the machine disturbs both sides of a round.
@@ -142,7 +145,7 @@ if [ -n "$write" ]; then
     {
         echo "# SYN flood and port scan: results"
         echo
-        echo "- command: \`benchmarks/flood/run.sh --rounds $rounds --write\`, $(date -u +%F)"
+        echo "- command: \`benchmarks/flood/run.sh${arguments:+ $arguments}\`, $(date -u +%F)"
         echo "- machine: $(sed -n '/^model name/{s/.*: //p;q}' /proc/cpuinfo), $(nproc) cores, kernel $(uname -r)"
         echo
         cat "$work/report"
