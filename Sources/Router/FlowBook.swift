@@ -42,8 +42,8 @@ struct FlowBook: ~Copyable {
     private var hearsEnds = true
     /// Since when, or since when not; and how many have ended since then that are not entered.
     private var hearing = (since: ContinuousClock.now, strangers: 0)
-    /// How many of `connections` have been asked for in this round.
-    private var asked = 0
+    /// How many of `connections`, the first ones, are to be asked for yet in this round.
+    private var unasked = 0
 
     /// What else is to be known of an entry.
     private struct Note {
@@ -258,9 +258,9 @@ struct FlowBook: ~Copyable {
         var batch = NetlinkBatch()
         var slots: [FlowMemory.Slot] = []
         while slots.count < min(number, count) {
-            if asked >= count { asked = 0 }
-            let slot = connections[asked]
-            asked += 1
+            // From the last one on: where another leaves, the last takes its place, and has been asked for.
+            unasked = (unasked == 0 ? count : min(unasked, count)) - 1
+            let slot = connections[unasked]
             guard let entry = memory.entry(slot) else { break }
             batch.lookForConnection(FlowTuple(entry))
             slots.append(slot)

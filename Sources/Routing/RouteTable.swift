@@ -5,8 +5,9 @@ import Packets
 ///
 /// A target is whatever the caller numbers with it (an adjacency, say), from 1 to `maxTarget`.
 ///
-/// Each family is a trie of octets (`RouteNode`), and what is published mirrors it: a block of memory for each node. A change
-/// replaces the blocks from its node up to the root, so that it costs the same however many routes there are.
+/// Each family is a trie of octets (`RouteNode`), and what is published mirrors it: a block of memory for each node, but one for the
+/// first two octets' together. A change replaces the blocks from its node up to that one, so that it costs the same however many
+/// routes there are.
 @safe public struct RouteTable: ~Copyable {
     /// The largest target.
     public static let maxTarget: UInt32 = 0x3fff_ffff
