@@ -4,6 +4,8 @@
 // An entry's way is: free → known → owned → known → free; the filter itself makes an owned one an ended one, when it sees the end of
 // a connection. It is written while it is free, and cleared only once every worker has begun anew since the filter gave the last of its
 // frames: a worker never sees one that changes, but for its state, which is the filter's.
+//
+// A bucket with entries has its bit set (own_filled4 and own_filled6) before the first of them is written, until after the last is cleared.
 
 import CLinux
 import Forwarding
@@ -16,6 +18,8 @@ import Synchronization
 @safe public final class FlowMemory: @unchecked Sendable {
     private let entries4: Mapping
     private let entries6: Mapping
+    private let filled4: Mapping
+    private let filled6: Mapping
     private let counts4: Mapping
     private let counts6: Mapping
     private let seed: UInt64
@@ -42,6 +46,9 @@ import Synchronization
     public init(_ ownership: borrowing Ownership) throws(KernelError) {
         entries4 = try Mapping(ownership.flows(.v4), count: ownership.flowCount * FlowLayout.words(.v4) * 8)
         entries6 = try Mapping(ownership.flows(.v6), count: ownership.flowCount * FlowLayout.words(.v6) * 8)
+        let filledCount = (ownership.flowCount / FlowLayout.entriesPerBucket / 64 + 1) * 8
+        filled4 = try Mapping(ownership.filledBuckets(.v4), count: filledCount)
+        filled6 = try Mapping(ownership.filledBuckets(.v6), count: filledCount)
         counts4 = try Mapping(ownership.flowCounts(.v4), count: ownership.flowCount * Self.countWords * 8)
         counts6 = try Mapping(ownership.flowCounts(.v6), count: ownership.flowCount * Self.countWords * 8)
         seed = ownership.seed
@@ -52,6 +59,9 @@ import Synchronization
         let count = maps.flowCount * 8
         entries4 = try Mapping(maps.flows(isIPv4: true), count: count * FlowLayout.words(.v4), isWritable: false)
         entries6 = try Mapping(maps.flows(isIPv4: false), count: count * FlowLayout.words(.v6), isWritable: false)
+        let filledCount = (maps.flowCount / FlowLayout.entriesPerBucket / 64 + 1) * 8
+        filled4 = try Mapping(maps.filled(isIPv4: true), count: filledCount, isWritable: false)
+        filled6 = try Mapping(maps.filled(isIPv4: false), count: filledCount, isWritable: false)
         counts4 = try Mapping(maps.counts(isIPv4: true), count: count * Self.countWords, isWritable: false)
         counts6 = try Mapping(maps.counts(isIPv4: false), count: count * Self.countWords, isWritable: false)
         seed = 0
@@ -102,6 +112,7 @@ import Synchronization
         // The emptier one: then nearly all places can be taken before there is none.
         guard let number = places[0].count >= places[1].count ? places[0].first : places[1].first else { return nil }
         let slot = Slot(family, number)
+        setFilled(number / FlowLayout.entriesPerBucket, family, true)
         let (base, id) = (number * words.count, FlowLayout.addressWords(family))
         for (index, word) in words.enumerated() where index != id { store(word, at: base + index, family) }
         store(words[id] | FlowLayout.knownState.bigEndian, at: base + id, family)
@@ -157,14 +168,35 @@ import Synchronization
         entries.subtract(1, ordering: .relaxed)
         let words = FlowLayout.words(slot.family)
         for index in 0..<words { store(0, at: slot.number * words + index, slot.family) }
+        let bucket = slot.number / FlowLayout.entriesPerBucket
+        if Self.entries(ofBucket: bucket).allSatisfy({ state(Slot(slot.family, $0)) == FlowLayout.freeState }) {
+            setFilled(bucket, slot.family, false)
+        }
+    }
+
+    private static func entries(ofBucket bucket: Int) -> Range<Int> {
+        bucket * FlowLayout.entriesPerBucket..<(bucket + 1) * FlowLayout.entriesPerBucket
+    }
+
+    private func isFilled(_ bucket: Int, _ family: IPFamily) -> Bool {
+        unsafe vr_load_relaxed64(filledWord(bucket, family)) >> UInt64(bucket % 64) & 1 != 0
+    }
+
+    private func setFilled(_ bucket: Int, _ family: IPFamily, _ isFilled: Bool) {
+        let word = unsafe filledWord(bucket, family)
+        let before = unsafe vr_load_relaxed64(word)
+        let bit: UInt64 = 1 << UInt64(bucket % 64)
+        unsafe vr_store_relaxed64(word, isFilled ? before | bit : before & ~bit)
     }
 
     /// Those that the filter takes frames of, with what the workers have counted.
     public func forEachOwned(_ body: (FlowEntry, Counts) -> Void) {
         for family in IPFamily.allCases {
-            for number in 0..<capacity {
-                let slot = Slot(family, number)
-                if state(slot) == FlowLayout.ownedState, let entry = entry(slot) { body(entry, counts(slot)) }
+            for bucket in 0..<capacity / FlowLayout.entriesPerBucket where isFilled(bucket, family) {
+                for number in Self.entries(ofBucket: bucket) {
+                    let slot = Slot(family, number)
+                    if state(slot) == FlowLayout.ownedState, let entry = entry(slot) { body(entry, counts(slot)) }
+                }
             }
         }
     }
@@ -202,6 +234,12 @@ import Synchronization
     private func entryMemory(_ family: IPFamily) -> UnsafeMutablePointer<UInt64> {
         if family == .v4 { return unsafe entries4.words }
         return unsafe entries6.words
+    }
+
+    private func filledWord(_ bucket: Int, _ family: IPFamily) -> UnsafeMutablePointer<UInt64> {
+        precondition((0..<capacity / FlowLayout.entriesPerBucket).contains(bucket))
+        if family == .v4 { return unsafe filled4.words + bucket / 64 }
+        return unsafe filled6.words + bucket / 64
     }
 
     @inline(__always)

@@ -329,7 +329,7 @@ extension NetlinkBatch {
     public mutating func lookForConnection(_ original: FlowTuple, zone: UInt16 = 0) {
         // To be made, but not over one that is there (NLM_F_EXCL), nor where there is none (without NLM_F_CREATE).
         add(
-            "look for \(original)", type: Int(connectionType(IPCTNL_MSG_CT_NEW)), flags: NLM_F_EXCL | NLM_F_ACK,
+            "look for a connection", type: Int(connectionType(IPCTNL_MSG_CT_NEW)), flags: NLM_F_EXCL | NLM_F_ACK,
             header: nfgenmsg(original.source.family)
         ) { $0.put(original, zone: zone) }
     }

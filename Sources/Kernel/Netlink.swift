@@ -161,12 +161,15 @@ import SystemPackage
     /// Blocks until the kernel has sent something. An overrun (ENOBUFS) is an error: events were lost, state must be read again.
     public func receive(_ operation: String = "receive from netlink") throws(KernelError) -> [NetlinkMessage] {
         let capacity = 64 << 10
-        var buffer = [UInt8](repeating: 0, count: capacity)
-        let count = unsafe buffer.withUnsafeMutableBytes {
-            unsafe mnl_socket_recvfrom(socket, $0.baseAddress, $0.count)
+        var received = 0
+        // Left as it is: an acknowledgement has 36 octets of it.
+        let buffer = unsafe [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
+            received = unsafe mnl_socket_recvfrom(socket, buffer.baseAddress, capacity)
+            // SAFETY: so many octets have been written.
+            count = max(0, received)
         }
-        guard count >= 0 else { throw KernelError(operation, .last) }
-        return NetlinkMessage.parse(buffer[..<count])
+        guard received >= 0 else { throw KernelError(operation, .last) }
+        return NetlinkMessage.parse(buffer[...])
     }
 
     var descriptor: Int32 { unsafe mnl_socket_get_fd(socket) }

@@ -10,7 +10,9 @@ public struct OwnedFlowMaps: ~Copyable {
     /// Places for flows of each family.
     public let flowCount: Int
 
-    static let names: Set<String> = ["own_flows4", "own_flows6", "own_counts4", "own_counts6"]
+    static let names: Set<String> = [
+        "own_flows4", "own_flows6", "own_filled4", "own_filled6", "own_counts4", "own_counts6",
+    ]
 
     deinit {
         for descriptor in descriptors.values { try? descriptor.close() }
@@ -19,6 +21,11 @@ public struct OwnedFlowMaps: ~Copyable {
     /// Belongs to this value.
     public func flows(isIPv4: Bool) throws(KernelError) -> FileDescriptor {
         try map(isIPv4 ? "own_flows4" : "own_flows6")
+    }
+
+    /// The same for which buckets have flows.
+    public func filled(isIPv4: Bool) throws(KernelError) -> FileDescriptor {
+        try map(isIPv4 ? "own_filled4" : "own_filled6")
     }
 
     /// The same for what the workers count.

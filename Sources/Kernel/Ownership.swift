@@ -147,6 +147,7 @@ public struct Ownership: ~Copyable {
                     UInt32(worker).nativeBytes + settings.buckets.nativeBytes + settings.seed.nativeBytes)
             }
             if map.name.hasPrefix("own_flows") { try map.setEntries(settings.buckets) }
+            if map.name.hasPrefix("own_filled") { try map.setEntries(settings.buckets / 64 + 1) }
             if map.name.hasPrefix("own_counts") { try map.setEntries(settings.buckets * UInt32(flowsPerBucket)) }
             try share(map)
         }
@@ -155,6 +156,11 @@ public struct Ownership: ~Copyable {
     /// The table of flows, to be mapped into memory; its entries are laid out as Forwarding/Flows.swift says. Belongs to this value.
     public func flows(_ family: IPFamily) throws(KernelError) -> FileDescriptor {
         try object.map(family == .v4 ? "own_flows4" : "own_flows6").descriptor
+    }
+
+    /// A bit for each bucket of eight entries, from the lowest bit of a word of 64 on: whether any of them is not free.
+    public func filledBuckets(_ family: IPFamily) throws(KernelError) -> FileDescriptor {
+        try object.map(family == .v4 ? "own_filled4" : "own_filled6").descriptor
     }
 
     /// Two words of 64 bits for each entry, for whoever counts.

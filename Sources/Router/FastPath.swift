@@ -122,7 +122,7 @@ public enum FastPath {
             }
             let rest = pause - (.now - began)
             if rest > .zero { ThisProcess.sleep(milliseconds: UInt32(rest / .milliseconds(1)) + 1) }
-            let left = line.isBusy ? 0 : (nextLook - .now) / .milliseconds(1) + 1
+            let left = (min(nextLook, line.nextTurn ?? nextLook) - .now) / .milliseconds(1) + 1
             // Where nothing comes of them, events of connections need wake nobody.
             let others = owning.flows ? [mirror.descriptor, line.flowDescriptor] : [mirror.descriptor]
             if events.wait(milliseconds: Int32(max(0, left)), others: others) {
@@ -167,8 +167,8 @@ public enum FastPath {
 
         /// Readable where something has happened to a connection.
         var flowDescriptor: Int32 { flows.descriptor }
-        /// Whether there is more to do at once.
-        var isBusy: Bool { flows.isBusy }
+        /// When there is more to do; nil: nothing that is known.
+        var nextTurn: ContinuousClock.Instant? { flows.nextTurn }
 
         mutating func keepFlowsAlive() { flows.keepAlive() }
 

@@ -42,8 +42,8 @@ struct FlowBook: ~Copyable {
     private var hearsEnds = true
     /// Since when, or since when not; and how many have ended since then that are not entered.
     private var hearing = (since: ContinuousClock.now, strangers: 0)
-    /// How many of `connections`, the first ones, are to be asked for yet in this round.
-    private var unasked = 0
+    /// When all connections were asked for last.
+    private var asked = ContinuousClock.now
 
     /// What else is to be known of an entry.
     private struct Note {
@@ -95,8 +95,11 @@ struct FlowBook: ~Copyable {
     private(set) var owned = 0
     /// Readable where something has happened to a connection.
     var descriptor: Int32 { events.descriptor }
-    /// Whether there is something to do that no event tells.
-    var isBusy: Bool { dump != nil || !fresh.isEmpty || !leaving.isEmpty || !hearsEnds && count > 0 }
+    /// When there is something to do that no event tells; nil: nothing.
+    var nextTurn: ContinuousClock.Instant? {
+        if dump != nil || !fresh.isEmpty || !leaving.isEmpty { return .now }
+        return hearsEnds || count == 0 ? nil : asked + Self.round
+    }
 
     // MARK: What the kernel says
 
@@ -229,8 +232,8 @@ struct FlowBook: ~Copyable {
     /// In a window.
     private static let manyStrangers = 100
     private static let fewConnections = 1024
-    /// All are asked for in so many turns, of 4 ms each.
-    private static let turns = 8
+    /// From asking for all to asking for all again.
+    private static let round = Duration.milliseconds(32)
     private static let pauseOfHearing = Duration.seconds(1)
 
     private mutating func lookForEnds() throws(KernelError) {
@@ -243,25 +246,24 @@ struct FlowBook: ~Copyable {
             hearing = (now, 0)
             return
         }
-        guard now - hearing.since >= Self.pauseOfHearing || count > Self.fewConnections else {
-            return try ask(count / Self.turns + 1)
+        if now - hearing.since >= Self.pauseOfHearing || count > Self.fewConnections {
+            // Those that end after this are told.
+            try events.tellEnds(true)
+            hearsEnds = true
+            hearing = (now, 0)
+        } else if now - asked < Self.round {
+            return
         }
-        // Those that end after this are told.
-        try events.tellEnds(true)
-        hearsEnds = true
-        hearing = (now, 0)
-        try ask(count)
+        asked = now
+        try askForEnds()
     }
 
-    /// Looks for connections whose end nobody has told, so many of them.
-    private mutating func ask(_ number: Int) throws(KernelError) {
+    /// Looks for connections whose end nobody has told.
+    private mutating func askForEnds() throws(KernelError) {
         var batch = NetlinkBatch()
         var slots: [FlowMemory.Slot] = []
-        while slots.count < min(number, count) {
-            // From the last one on: where another leaves, the last takes its place, and has been asked for.
-            unasked = (unasked == 0 ? count : min(unasked, count)) - 1
-            let slot = connections[unasked]
-            guard let entry = memory.entry(slot) else { break }
+        for slot in connections {
+            guard let entry = memory.entry(slot) else { continue }
             batch.lookForConnection(FlowTuple(entry))
             slots.append(slot)
         }

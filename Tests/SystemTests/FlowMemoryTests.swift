@@ -40,8 +40,18 @@ import Testing
         for (entry, slot) in placed where memory.find(entry) != slot || memory.entry(slot) != entry {
             Issue.record("\(entry) is not where it was put")
         }
+        for slot in slots { memory.setState(slot, FlowLayout.ownedState) }
+        #expect(Self.owned(memory) == Set(placed.map(\.0)))
         for slot in slots.dropFirst(10) { memory.clear(slot) }
         #expect(entries.filter { memory.find($0) != nil }.count == 10)
+        // Others in the same buckets have gone.
+        #expect(Self.owned(memory) == Set(placed.prefix(10).map(\.0)))
+    }
+
+    private static func owned(_ memory: FlowMemory) -> Set<FlowEntry> {
+        var result: Set<FlowEntry> = []
+        memory.forEachOwned { entry, _ in result.insert(entry) }
+        return result
     }
 
     /// Nobody takes back what the filter has ended.

@@ -184,6 +184,24 @@ struct {
     __type(value, struct bucket6);
 } own_flows6 SEC(".maps");
 
+// Which buckets have flows, a bit for each: that most packets of no flow are of none is known without a look at a bucket, which is in no
+// cache.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} own_filled4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} own_filled6 SEC(".maps");
+
 // What the workers count of each flow; nothing here reads it.
 struct counts {
     __u64 packets, bytes;
@@ -368,6 +386,12 @@ static __always_inline __u64 mix(__u64 hash, __u64 word) {
 
 static __always_inline __u32 bucket(__u32 hash) { return (__u64)hash * settings.buckets >> 32; }
 
+static __always_inline int is_filled(void *filled, __u32 bucket) {
+    __u32 index = bucket / 64;
+    __u64 *word = bpf_map_lookup_elem(filled, &index);
+    return word && *word >> (bucket % 64) & 1;
+}
+
 static __always_inline __u64 id_word(struct flow_id *id) {
     return (__u64)bpf_ntohs(id->source_port) << 48 | (__u64)bpf_ntohs(id->destination_port) << 32 | id->protocol << 8;
 }
@@ -391,6 +415,8 @@ static __always_inline struct flow4 *find4(__be32 source, __be32 destination, st
     hash = mix(mix(hash, id_word(id)), 0);
     for (int turn = 0; turn < 2; turn++) {
         __u32 index = bucket(turn ? hash >> 32 : hash);
+        if (!is_filled(&own_filled4, index))
+            continue;
         struct bucket4 *bucket = bpf_map_lookup_elem(&own_flows4, &index);
         if (!bucket)
             return 0;
@@ -410,6 +436,8 @@ static __always_inline struct flow6 *find6(__be64 *address, struct flow_id *id) 
     hash = mix(mix(hash, id_word(id)), 0);
     for (int turn = 0; turn < 2; turn++) {
         __u32 index = bucket(turn ? hash >> 32 : hash);
+        if (!is_filled(&own_filled6, index))
+            continue;
         struct bucket6 *bucket = bpf_map_lookup_elem(&own_flows6, &index);
         if (!bucket)
             return 0;
