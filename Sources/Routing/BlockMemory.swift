@@ -21,7 +21,8 @@ struct BlockMemory: ~Copyable {
     init() {
         area = Area(capacity: 2 * Layout.rootSize)
         // SAFETY: what is written ends at `firstFree`, before the capacity.
-        unsafe area.base.initializeMemory(as: UInt8.self, repeating: 0, count: Layout.rootSize)
+        unsafe area.base.initializeMemory(as: UInt8.self, repeating: 0, count: Layout.firstFree)
+        write(Ranked(InlineArray<256, UInt32>(repeating: Layout.nothing).span), at: Layout.nothingBelow)
         for octet in 0..<8 {
             for bits in 0..<256 {
                 let count = (bits & (2 << octet - 1)).nonzeroBitCount
@@ -29,6 +30,8 @@ struct BlockMemory: ~Copyable {
                     of: UInt8(count), toByteOffset: Layout.countsOffset + octet * 256 + bits, as: UInt8.self)
             }
         }
+        let root = unsafe area.base.advanced(by: Layout.emptyRoot).bindMemory(to: UInt64.self, capacity: 65_536)
+        for octets in 0..<65_536 { unsafe root[octets] = Layout.entry(target: 0, below: Layout.nothingBelow) }
     }
 
     /// In octets.
@@ -106,6 +109,8 @@ struct BlockMemory: ~Copyable {
     }
 
     /// Writes the entries of one first octet into a root that has not been published.
+    ///
+    /// - Parameter below: offsets.
     func write(_ targets: Span<UInt32>, _ below: Span<Int>, octet: Int, into root: Block) {
         // SAFETY: 256 entries of the root's 65,536, which nobody reads yet.
         let at = unsafe area.base.advanced(by: root.offset + octet * 256 * 8).bindMemory(
@@ -115,26 +120,37 @@ struct BlockMemory: ~Copyable {
 
     /// - Parameter values: for each octet.
     mutating func makeRanked(_ values: Span<UInt32>) -> Block {
+        let ranked = Ranked(values)
+        let block = allocate(64 + 4 * ranked.count)
+        write(ranked, at: block.offset)
+        return block
+    }
+
+    private struct Ranked {
         var runs = InlineArray<256, UInt32>(repeating: 0)
         var words = InlineArray<32, UInt16>(repeating: 0)
         var count = 0
-        for octet in 0..<256 {
-            if octet & 7 == 0 { words[octet >> 3] = UInt16(count) << 8 }
-            if octet == 0 || values[octet] != runs[count - 1] {
-                words[octet >> 3] |= 1 << UInt16(octet & 7)
-                runs[count] = values[octet]
-                count += 1
+
+        init(_ values: Span<UInt32>) {
+            for octet in 0..<256 {
+                if octet & 7 == 0 { words[octet >> 3] = UInt16(count) << 8 }
+                if octet == 0 || values[octet] != runs[count - 1] {
+                    words[octet >> 3] |= 1 << UInt16(octet & 7)
+                    runs[count] = values[octet]
+                    count += 1
+                }
             }
         }
-        let block = allocate(64 + 4 * count)
+    }
+
+    private func write(_ ranked: Ranked, at offset: Int) {
         // SAFETY: as for a root; the two parts take 64 octets and 4 for each run.
-        let at = unsafe area.base.advanced(by: block.offset)
+        let at = unsafe area.base.advanced(by: offset)
         let wordsAt = unsafe at.bindMemory(to: UInt16.self, capacity: 32)
         // The bits come first, whatever the machine's order.
-        for i in 0..<32 { unsafe wordsAt[i] = words[i].littleEndian }
-        let runsAt = unsafe at.advanced(by: 64).bindMemory(to: UInt32.self, capacity: count)
-        for i in 0..<count { unsafe runsAt[i] = runs[i] }
-        return block
+        for i in 0..<32 { unsafe wordsAt[i] = ranked.words[i].littleEndian }
+        let runsAt = unsafe at.advanced(by: 64).bindMemory(to: UInt32.self, capacity: ranked.count)
+        for i in 0..<ranked.count { unsafe runsAt[i] = ranked.runs[i] }
     }
 
     mutating func makeLeaf(_ key: Key, target: UInt32, inherited: UInt32) -> Block {

@@ -15,8 +15,10 @@ import Packets
 /// rank and the bits set up to the octet in its own eight (a table look-up: x86-64 as such has no POPCNT), and a look-up
 /// touches two cache lines of the block.
 ///
-/// Target 0 says that a block has no answer: then the root's target stands, or the default route's, which would else be in every
-/// entry of the root. What the prefixes of a ranked block say about the addresses below it, the blocks there say, too.
+/// Target 0 says that there is no answer: then the root's target stands, or the default route's, which would else be in every
+/// entry of the root. What the prefixes of a ranked block say about the addresses below it, the blocks there say, too. What those
+/// shorter than /12 say is in the root alone, for they have very many blocks below. A third octet that has no answer goes on in a
+/// block without any: so in bulk, only those that go on need the root's target.
 @safe public struct ForwardingTable {
     @usableFromInline let base: UnsafeRawPointer
     @usableFromInline let ipv4: Root
@@ -32,17 +34,17 @@ import Packets
 
     /// Where the look-ups of a family begin.
     @usableFromInline struct Root {
-        @usableFromInline var offset = 0
+        @usableFromInline var offset = Layout.emptyRoot
         /// The default route's target.
         @usableFromInline var target: UInt32 = 0
     }
 
     /// The target of the longest prefix that contains `address` (host byte order: the first octet in bits 31…24); 0: no route.
-    @inlinable public func lookup(ipv4 address: UInt32) -> UInt32 {
+    @inlinable @inline(__always) public func lookup(ipv4 address: UInt32) -> UInt32 {
         defer { withExtendedLifetime(version) {} }
         let entry = entry(ipv4, address &>> 16)
         var value: UInt32 = 0
-        if Layout.below(entry) != 0 {
+        if Layout.below(entry) != Layout.nothingBelow {
             value = self.value(Layout.below(entry), address &>> 8)
             if Layout.isBlock(value) { value = self.value(Layout.block(value), address) }
         }
@@ -54,29 +56,32 @@ import Packets
     @inlinable public func lookup(ipv6 high: UInt64, low: UInt64) -> UInt32 {
         defer { withExtendedLifetime(version) {} }
         let entry = entry(ipv6, UInt32(truncatingIfNeeded: high &>> 48))
-        var value: UInt32 = 0
-        if Layout.below(entry) != 0 {
-            value = self.value(Layout.below(entry), UInt32(truncatingIfNeeded: high &>> 40))
-            // The octets that are left, the next one in bits 63…56. The trie ends before they do.
-            var rest = high &<< 24
-            var left = 5
-            while Layout.isBlock(value) {
-                value = self.value(Layout.block(value), UInt32(truncatingIfNeeded: rest &>> 56))
-                left &-= 1
-                rest = left == 0 ? low : rest &<< 8
-            }
-            if Layout.isLeaf(value) { value = leaf(Layout.block(value), high, low) }
+        var value = value(Layout.below(entry), UInt32(truncatingIfNeeded: high &>> 40))
+        // The octets that are left, the next one in bits 63…56. The trie ends before they do.
+        var rest = high &<< 24
+        var left = 5
+        while Layout.isBlock(value) {
+            value = self.value(Layout.block(value), UInt32(truncatingIfNeeded: rest &>> 56))
+            left &-= 1
+            rest = left == 0 ? low : rest &<< 8
         }
+        if Layout.isLeaf(value) { value = leaf(Layout.block(value), high, low) }
         return choose(value, Layout.target(entry), ipv6.target)
     }
 
     // MARK: Blocks
     // SAFETY: for all of these: blocks refer only to blocks of the same version, which `version` keeps, and which nobody writes
-    // to before it has gone; an octet selects inside a block, whatever the address. Offset 0 is a block that knows no route.
+    // to before it has gone; an octet selects inside a block, whatever the address. Offset 0 is a block that has no answer.
 
     /// - Parameter octets: the first two; below 65,536.
     @inlinable @inline(__always) func entry(_ root: Root, _ octets: UInt32) -> UInt64 {
         unsafe base.load(fromByteOffset: root.offset &+ Int(octets) &* 8, as: UInt64.self)
+    }
+
+    /// The first that is a target.
+    @inlinable @inline(__always) func choose(_ first: UInt32, _ second: UInt32, _ third: UInt32) -> UInt32 {
+        let otherwise = second != 0 ? second : third
+        return first != 0 ? first : otherwise
     }
 
     // In these, the octet is bits 7…0 of what they get.
@@ -108,12 +113,6 @@ import Packets
         let leaf = unsafe base.load(fromByteOffset: block, as: Leaf.self)
         let isInside = (high ^ leaf.high) & leaf.maskHigh | (low ^ leaf.low) & leaf.maskLow
         return isInside == 0 ? leaf.target : leaf.inherited
-    }
-
-    /// The first that is a target.
-    @inlinable @inline(__always) func choose(_ first: UInt32, _ second: UInt32, _ third: UInt32) -> UInt32 {
-        let otherwise = second != 0 ? second : third
-        return first != 0 ? first : otherwise
     }
 }
 
@@ -159,17 +158,17 @@ extension ForwardingTable {
     @inline(__always) private func lookup(
         ipv4 addresses: UnsafePointer<UInt32>, _ targets: UnsafeMutablePointer<UInt32>, _ count: Int
     ) {
-        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 2 * Self.batch) { scratch in
-            let values = unsafe scratch.baseAddress.unsafelyUnwrapped
-            let deeper = unsafe values + Self.batch
-            let deep = unsafe firstLevels(ipv4, count, targets, values, deeper) {
+        unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: Self.batch) { scratch in
+            let deeper = unsafe scratch.baseAddress.unsafelyUnwrapped
+            let deep = unsafe firstLevels(ipv4, count, targets, deeper) {
                 unsafe addresses[$0]
             }
             for k in 0..<deep {
                 let i = unsafe Int(deeper[k])
-                unsafe values[i] = value(Layout.block(values[i]), addresses[i])
+                let address = unsafe addresses[i]
+                let value = unsafe value(Layout.block(targets[i]), address)
+                unsafe targets[i] = choose(value, Layout.target(entry(ipv4, address &>> 16)), ipv4.target)
             }
-            for i in 0..<count { unsafe targets[i] = choose(values[i], targets[i], ipv4.target) }
         }
     }
 
@@ -179,7 +178,7 @@ extension ForwardingTable {
         unsafe withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 2 * Self.batch) { scratch in
             let values = unsafe scratch.baseAddress.unsafelyUnwrapped
             let deeper = unsafe values + Self.batch
-            var deep = unsafe firstLevels(ipv6, count, targets, values, deeper) {
+            var deep = unsafe firstLevels(ipv6, count, values, deeper) {
                 unsafe UInt32(truncatingIfNeeded: addresses[$0] &>> 96)
             }
             var depth = 3
@@ -210,25 +209,26 @@ extension ForwardingTable {
                     Layout.block(values[i]), UInt64(truncatingIfNeeded: address &>> 64),
                     UInt64(truncatingIfNeeded: address))
             }
-            for i in 0..<count { unsafe targets[i] = choose(values[i], targets[i], ipv6.target) }
+            for i in 0..<count {
+                let octets = unsafe UInt32(truncatingIfNeeded: addresses[i] &>> 112)
+                unsafe targets[i] = choose(values[i], Layout.target(entry(ipv6, octets)), ipv6.target)
+            }
         }
     }
 
     /// The first three octets (`head`: the first four, of an index) of each. One load that may miss the caches in each pass: so
     /// few instructions wait that the processor gets on with the next address.
     ///
-    /// `targets` gets the root's targets, `values` what the third octet's block says, and `deeper` the indices of those that go
-    /// on in a block. Returns how many these are.
+    /// `values` gets what the third octet's block says, and `deeper` the indices of those that go on in a block. Returns how
+    /// many these are.
     @inline(__always) private func firstLevels(
-        _ root: Root, _ count: Int, _ targets: UnsafeMutablePointer<UInt32>, _ values: UnsafeMutablePointer<UInt32>,
-        _ deeper: UnsafeMutablePointer<UInt32>, _ head: (Int) -> UInt32
+        _ root: Root, _ count: Int, _ values: UnsafeMutablePointer<UInt32>, _ deeper: UnsafeMutablePointer<UInt32>,
+        _ head: (Int) -> UInt32
     ) -> Int {
-        // Without a branch, for they would be as good as random: an address that ends early goes on in block 0, which has no
+        // Without a branch, for they would be as good as random: an address that ends early goes on in a block that has no
         // answer.
         for i in 0..<count {
-            let entry = entry(root, head(i) &>> 16)
-            unsafe targets[i] = Layout.target(entry)
-            let offset = wordOffset(Layout.below(entry), head(i) &>> 8)
+            let offset = wordOffset(Layout.below(entry(root, head(i) &>> 16)), head(i) &>> 8)
             unsafe values[i] = UInt32(truncatingIfNeeded: offset)
             unsafe prefetch(base + offset)
         }
@@ -252,8 +252,7 @@ extension ForwardingTable {
 /// How blocks are laid out, and what refers to them.
 ///
 /// A block begins at a multiple of 64. An entry of the root has the target in bits 31…0, and the offset of the block below above
-/// them, 0 for none. A value is a target, or the offset of what is below in units of 64, with bit 31 set for a block and bit 30
-/// for a leaf.
+/// them. A value is a target, or the offset of what is below in units of 64, with bit 31 set for a block and bit 30 for a leaf.
 @usableFromInline enum Layout {
     static let unit = 64
     /// How many octets the root stands for.
@@ -263,10 +262,13 @@ extension ForwardingTable {
     /// What a value can tell.
     static let maxSize = 1 << 32
 
-    /// At offset 0 a root without routes, which also is a ranked block without routes; then for each octet in its eight, and each
-    /// set of the eight's bits, how many of these are up to the octet.
-    @usableFromInline static var countsOffset: Int { 65_536 * 8 }
-    static let firstFree = rootSize + 8 * 256
+    // At offset 0 a ranked block that has no answer. Then one that says of each third octet that this one is below. Then for
+    // each octet in its eight, and each set of the eight's bits, how many of these are up to the octet. Then a root without routes.
+    @usableFromInline static var nothing: UInt32 { 1 << 31 }
+    @usableFromInline static var nothingBelow: Int { 128 }
+    @usableFromInline static var countsOffset: Int { 256 }
+    static let emptyRoot = 256 + 8 * 256
+    static let firstFree = emptyRoot + rootSize
     /// The first run is number 1.
     @usableFromInline static var valuesOffset: Int { 60 }
 

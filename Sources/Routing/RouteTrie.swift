@@ -72,7 +72,7 @@ struct RouteTrie {
 
     // What is published.
     private var published = ForwardingTable.Root()
-    private var block = Block()
+    private var block = Block(offset: Layout.emptyRoot)
     /// What prefixes that end in the first octet say about it; the default route does not count.
     private var firstTargets: [UInt32] = Array(repeating: 0, count: 256)
     /// What is published is out of date: at all, and below a first octet.
@@ -278,18 +278,25 @@ struct RouteTrie {
         return published
     }
 
+    /// Bits of the second octet: the blocks below inherit what prefixes from /12 on say. To write down in them what a shorter one
+    /// says would take too long; that is in the root alone.
+    private static let shortestInherited = 4
+
     /// One first octet's part of the root.
     private func build(_ octet: Int, _ target: UInt32, into block: Block, _ memory: inout BlockMemory) {
         var targets = InlineArray<256, UInt32>(repeating: target)
-        var below = InlineArray<256, Int>(repeating: 0)
+        var inherited = InlineArray<256, UInt32>(repeating: Layout.nothing)
+        var below = InlineArray<256, Int>(repeating: Layout.nothingBelow)
         let (at, found) = root.branch(UInt8(octet))
         if found, case .node(let node) = root.branches[at].below {
             for (place, target) in node.ends {
-                for octet in place.octets { targets[octet] = target }
+                for octet in place.octets {
+                    targets[octet] = target
+                    if place.length >= Self.shortestInherited { inherited[octet] = target }
+                }
             }
             for at in node.branches.indices {
-                // The root has room for both the target and the block, which need not inherit it.
-                build(&node.branches[at], inherited: 0, &memory)
+                build(&node.branches[at], inherited: inherited[Int(node.branches[at].octet)], &memory)
                 below[Int(node.branches[at].octet)] = Layout.block(node.branches[at].value)
             }
         }
@@ -312,7 +319,8 @@ struct RouteTrie {
             }
             for at in node.branches.indices {
                 let octet = Int(node.branches[at].octet)
-                build(&node.branches[at], inherited: values[octet], &memory)
+                let above = values[octet]
+                build(&node.branches[at], inherited: above == Layout.nothing ? 0 : above, &memory)
                 values[octet] = node.branches[at].value
             }
             memory.retire(node.block)
