@@ -238,6 +238,7 @@ import Synchronization
 
     private func filledWord(_ bucket: Int, _ family: IPFamily) -> UnsafeMutablePointer<UInt64> {
         precondition((0..<capacity / FlowLayout.entriesPerBucket).contains(bucket))
+        // SAFETY: checked in the line before; both mappings have a bit for each bucket, in whole words.
         if family == .v4 { return unsafe filled4.words + bucket / 64 }
         return unsafe filled6.words + bucket / 64
     }
