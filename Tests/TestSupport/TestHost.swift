@@ -75,8 +75,8 @@ public final class TestHost {
                 echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
             done
             for process in /proc/[0-9]*; do
-                [ "$process/ns/net" -ef /proc/self/ns/net ] && tr '\\0' ' ' <"$process/cmdline" | grep 'vrouter ' || true
-            done
+                [ "$process/ns/net" -ef /proc/self/ns/net ] && tr '\\0' ' ' <"$process/cmdline" | grep '[v]router ' || true
+            done | sort
             # 2: a secret that nobody has set cannot be read.
             grep -rs . /proc/sys/net --exclude=nf_conntrack_count --exclude=flush || [ $? -eq 2 ]
             """
