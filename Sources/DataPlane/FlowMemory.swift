@@ -2,7 +2,7 @@
 // each entry beside it.
 //
 // An entry's way is: free → known → owned → known → free; the filter itself makes an owned one an ended one, when it sees the end of
-// a connection. It is written while it is free, and cleared only once every worker has begun anew since the filter gave the last of its
+// a connection, and an owned one may rest: then the filter makes it a known one, when it sees a packet. It is written while it is free, and cleared only once every worker has begun anew since the filter gave the last of its
 // frames: a worker never sees one that changes, but for its state, which is the filter's.
 //
 // A bucket with entries has its bit set (own_filled4 and own_filled6) before the first of them is written, until after the last is cleared.
@@ -189,13 +189,15 @@ import Synchronization
         unsafe vr_store_relaxed64(word, isFilled ? before | bit : before & ~bit)
     }
 
-    /// Those that the filter takes frames of, with what the workers have counted.
+    /// Those that the filter takes frames of as soon as there are some, with what the workers have counted.
     public func forEachOwned(_ body: (FlowEntry, Counts) -> Void) {
         for family in IPFamily.allCases {
             for bucket in 0..<capacity / FlowLayout.entriesPerBucket where isFilled(bucket, family) {
                 for number in Self.entries(ofBucket: bucket) {
                     let slot = Slot(family, number)
-                    if state(slot) == FlowLayout.ownedState, let entry = entry(slot) { body(entry, counts(slot)) }
+                    if [FlowLayout.ownedState, FlowLayout.restingState].contains(state(slot)), let entry = entry(slot) {
+                        body(entry, counts(slot))
+                    }
                 }
             }
         }

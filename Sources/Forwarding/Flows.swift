@@ -77,6 +77,8 @@ public enum FlowLayout {
     public static let ownedState: UInt64 = 2
     /// A packet that ends connections has passed: the rest is the kernel's.
     public static let endedState: UInt64 = 3
+    /// It has no packets; the next one makes it a known one.
+    public static let restingState: UInt64 = 4
 
     /// What of an `id` word is compared: not the VLAN and the state.
     @inlinable @inline(__always)

@@ -203,7 +203,7 @@ public enum FastPath {
                 }
             try ownership.grant(contents)
             if isKnown { flows.settle(since: start) }
-            counters.setConnections(flows.owned)
+            counters.setConnections(flows.carried)
         }
 
         private mutating func begin(

@@ -42,8 +42,8 @@ struct FlowBook: ~Copyable {
     private var hearsEnds = true
     /// Since when, or since when not; and how many have ended since then that are not entered.
     private var hearing = (since: ContinuousClock.now, strangers: 0)
-    /// When all connections were asked for last.
-    private var asked = ContinuousClock.now
+    /// When connections were asked for last, and up to which of `connections`.
+    private var asked = (time: ContinuousClock.now, end: 0)
 
     /// What else is to be known of an entry.
     private struct Note {
@@ -53,15 +53,28 @@ struct FlowBook: ~Copyable {
         var position: Int32 = -1
         /// The dump in which it was seen, or during which it was entered.
         var epoch: UInt32 = 0
-        var isLeaving = false
-        var isFresh = false
-        var isOwned = false
-        /// The count at the last look, of both directions.
+        var stage = Stage.known
+        /// For how many rounds of asking there was no packet.
+        var idleRounds: UInt8 = 0
+        /// The workers' count in the last of them, of both directions.
+        var seen: UInt16 = 0
+        /// The same when the kernel was told last that it is in use.
         var packets: UInt32 = 0
         /// In seconds since the beginning: when the kernel is to be told that it is in use.
         var refresh: UInt32 = 0
 
         var isOriginal: Bool { position >= 0 }
+    }
+
+    private enum Stage: UInt8 {
+        /// The kernel has been told, and has not answered yet.
+        case known
+        /// It has, and the workers do not all know yet.
+        case fresh
+        case owned
+        /// The kernel's until there is another packet.
+        case resting
+        case leaving
     }
 
     /// How long workers have to send what they hold.
@@ -91,14 +104,16 @@ struct FlowBook: ~Copyable {
     var table: FlowMemory { memory }
     /// Entered and not leaving.
     var count: Int { connections.count }
-    /// Of those, the workers'.
-    private(set) var owned = 0
+    /// Of those, the workers' as soon as there are packets.
+    var carried: Int { owned + resting }
+    private var owned = 0
+    private var resting = 0
     /// Readable where something has happened to a connection.
     var descriptor: Int32 { events.descriptor }
     /// When there is something to do that no event tells; nil: nothing.
     var nextTurn: ContinuousClock.Instant? {
         if dump != nil || !fresh.isEmpty || !leaving.isEmpty { return .now }
-        return hearsEnds || count == 0 ? nil : asked + Self.round
+        return hearsEnds && resting == 0 || count == 0 ? nil : asked.time + Self.round
     }
 
     // MARK: What the kernel says
@@ -152,24 +167,22 @@ struct FlowBook: ~Copyable {
         }
         if let known {
             guard let ways = entries(connection, snapshot), families.contains(connection.original.source.family),
-                memory.entry(known) == ways.original, !note(known).isLeaving
+                memory.entry(known) == ways.original, note(known).stage != .leaving
             else {
                 leave(known)
                 return lookAgain()
             }
             let epoch = epoch
             change(known) { $0.epoch = epoch }
-            guard !note(known).isFresh else { return }
+            guard note(known).stage != .fresh else { return }
             guard isEvent else {
                 // The answer was among events that are lost: it is asked for again.
-                guard memory.state(known) == FlowLayout.knownState else { return }
-                change(known) { $0.refresh = 0 }
-                return requests.append(known)
+                return note(known).stage == .known && !hasEnded(known) ? introduce(known) : ()
             }
             // Another one with the same addresses and ports will be told of, too.
             if hasEnded(known) { return leave(known) }
-            guard memory.state(known) == FlowLayout.knownState else { return }
-            change(known) { $0.isFresh = true }
+            guard note(known).stage == .known else { return }
+            change(known) { $0.stage = .fresh }
             return fresh.append(known)
         }
         guard connection.mayBeOwned, isEvent || !isReset(connection),
@@ -188,7 +201,13 @@ struct FlowBook: ~Copyable {
         change(original) { $0 = note }
         change(reply) { $0 = Note(partner: Int32(original.number)) }
         connections.append(original)
-        requests.append(original)
+        introduce(original)
+    }
+
+    /// Has the kernel told that the workers will carry this one. Its answer says what it translates in it now.
+    private mutating func introduce(_ slot: FlowMemory.Slot) {
+        change(slot) { $0.refresh = 0 }
+        requests.append(slot)
     }
 
     /// The kernel, which had not seen all of it, lets a connection that has been reset stand as established, but not for long.
@@ -227,61 +246,117 @@ struct FlowBook: ~Copyable {
     // MARK: What is no longer so
 
     // A port scan makes and ends tens of thousands of connections a second, and a tenth of what it takes to forward them goes into
-    // telling of their ends. While few connections are entered, to ask for those is cheaper.
+    // telling of their ends. While few connections have packets, to ask for those is cheaper. The others rest meanwhile: the filter gives
+    // their next packet to the kernel, and leaves word of it.
     private static let window = Duration.milliseconds(20)
     /// In a window.
     private static let manyStrangers = 100
-    private static let fewConnections = 1024
-    /// From asking for all to asking for all again.
+    /// That are asked for in a round, and that are looked at.
+    private static let (mostAsked, mostLookedAt) = (1024, 16384)
     private static let round = Duration.milliseconds(32)
+    private static let roundsBeforeRest: UInt8 = 8
     private static let pauseOfHearing = Duration.seconds(1)
 
     private mutating func lookForEnds() throws(KernelError) {
         let now = ContinuousClock.now
-        let isScanned = hearing.strangers >= Self.manyStrangers && count <= Self.fewConnections
-        if hearsEnds {
-            guard now - hearing.since >= Self.window else { return }
-            if isScanned { try events.tellEnds(false) }
-            hearsEnds = !isScanned
+        if hearsEnds, now - hearing.since >= Self.window {
+            if hearing.strangers >= Self.manyStrangers, count <= Self.mostLookedAt {
+                try events.tellEnds(false)
+                hearsEnds = false
+                asked = (now, 0)
+                // Those without packets in this round rest.
+                for slot in connections {
+                    let seen = seen(slot)
+                    change(slot) { ($0.seen, $0.idleRounds) = (seen, Self.roundsBeforeRest - 1) }
+                }
+            }
             hearing = (now, 0)
+        }
+        if hearsEnds {
+            if resting > 0, now - asked.time >= Self.round { try ask(lookAround()) }
             return
         }
-        if now - hearing.since >= Self.pauseOfHearing || count > Self.fewConnections {
+        let isOver = now - hearing.since >= Self.pauseOfHearing || count > Self.mostLookedAt
+        guard isOver || now - asked.time >= Self.round else { return }
+        let candidates = lookAround()
+        if isOver || candidates.count > Self.mostAsked {
             // Those that end after this are told.
             try events.tellEnds(true)
             hearsEnds = true
-            hearing = (now, 0)
-        } else if now - asked < Self.round {
-            return
+            // It may be too many only once.
+            hearing = (isOver ? now : now + Self.pauseOfHearing, 0)
         }
-        asked = now
-        try askForEnds()
+        try ask(candidates)
     }
 
-    /// Looks for connections whose end nobody has told.
-    private mutating func askForEnds() throws(KernelError) {
-        var batch = NetlinkBatch()
-        var slots: [FlowMemory.Slot] = []
-        for slot in connections {
-            guard let entry = memory.entry(slot) else { continue }
-            batch.lookForConnection(FlowTuple(entry))
-            slots.append(slot)
+    /// Lets connections rest that have no packets.
+    ///
+    /// - Returns: those that may have ended without that anybody has told.
+    private mutating func lookAround() -> [FlowMemory.Slot] {
+        // Where ends are told, only resting ones are looked for, and may be among a million.
+        let start = !hearsEnds || asked.end >= count ? 0 : asked.end
+        asked = (.now, hearsEnds ? min(start + Self.mostLookedAt, count) : count)
+        var result: [FlowMemory.Slot] = []
+        for slot in connections[start..<asked.end] {
+            let (note, states) = (note(slot), pair(slot).map { memory.state($0) })
+            if note.stage == .resting {
+                if states != [FlowLayout.restingState, FlowLayout.restingState] { result.append(slot) }
+            } else if !hearsEnds {
+                let seen = seen(slot)
+                let idleRounds = seen == note.seen ? min(note.idleRounds + 1, Self.roundsBeforeRest) : 0
+                change(slot) { ($0.seen, $0.idleRounds) = (seen, idleRounds) }
+                if note.stage == .owned, idleRounds == Self.roundsBeforeRest,
+                    states == [FlowLayout.ownedState, FlowLayout.ownedState]
+                {
+                    rest(slot)
+                } else {
+                    result.append(slot)
+                }
+            }
         }
-        for (slot, error) in zip(slots, try changes.errors(of: batch)) where error?.errno == .noSuchFileOrDirectory {
-            leave(slot)
+        return result
+    }
+
+    private mutating func ask(_ slots: [FlowMemory.Slot]) throws(KernelError) {
+        var batch = NetlinkBatch()
+        let entries = slots.map { memory.entry($0) }
+        for case let entry? in entries { batch.lookForConnection(FlowTuple(entry)) }
+        var answers = try changes.errors(of: batch).makeIterator()
+        for (slot, entry) in zip(slots, entries) where entry != nil {
+            if answers.next()??.errno == .noSuchFileOrDirectory { leave(slot) } else { wake(slot) }
         }
     }
+
+    private mutating func rest(_ slot: FlowMemory.Slot) {
+        for slot in pair(slot) { memory.setState(slot, FlowLayout.restingState, from: FlowLayout.ownedState) }
+        change(slot) { $0.stage = .resting }
+        (owned, resting) = (owned - 1, resting + 1)
+    }
+
+    /// As there are packets again. It may be another connection by now, with the same addresses and ports: the kernel's answer says.
+    private mutating func wake(_ slot: FlowMemory.Slot) {
+        guard note(slot).stage == .resting else { return }
+        for slot in pair(slot) { memory.setState(slot, FlowLayout.knownState, from: FlowLayout.restingState) }
+        change(slot) { ($0.stage, $0.idleRounds) = (.known, 0) }
+        resting -= 1
+        introduce(slot)
+    }
+
+    /// The workers' count.
+    private func seen(_ slot: FlowMemory.Slot) -> UInt16 { UInt16(truncatingIfNeeded: packets(slot)) }
 
     /// Takes a connection from the workers, given one of its entries.
     private mutating func leave(_ slot: FlowMemory.Slot) {
-        guard !note(slot).isLeaving, note(slot).partner >= 0 else { return }
-        for slot in [slot, FlowMemory.Slot(slot.family, Int(note(slot).partner))] {
+        guard note(slot).stage != .leaving, note(slot).partner >= 0 else { return }
+        for slot in pair(slot) {
             memory.setState(slot, FlowLayout.knownState)
-            change(slot) { $0.isLeaving = true }
+            let stage = note(slot).stage
+            change(slot) { $0.stage = .leaving }
             leaving.append((slot, .now))
             // The last one takes its place.
             guard note(slot).isOriginal else { continue }
-            if note(slot).isOwned { owned -= 1 }
+            if stage == .owned { owned -= 1 }
+            if stage == .resting { resting -= 1 }
             let position = note(slot).position
             if let last = connections.popLast(), last != slot {
                 connections[Int(position)] = last
@@ -293,8 +368,7 @@ struct FlowBook: ~Copyable {
     /// After routes have changed: connections whose way is another now are the kernel's, until they are looked at again.
     mutating func followRoutes(_ snapshot: Snapshot) {
         for slot in connections {
-            let other = FlowMemory.Slot(slot.family, Int(note(slot).partner))
-            if let entry = memory.entry(slot), let reply = memory.entry(other),
+            if let entry = memory.entry(slot), let reply = memory.entry(partner(slot)),
                 let there = snapshot.way(to: entry.newDestination), let back = snapshot.way(to: entry.source),
                 there.target == entry.way, back.vlan == entry.vlan, back.target == reply.way, there.vlan == reply.vlan
             {
@@ -318,14 +392,11 @@ struct FlowBook: ~Copyable {
     ///
     /// - Parameter start: when they were told to.
     mutating func settle(since start: ContinuousClock.Instant) {
-        for slot in fresh where note(slot).isFresh && !note(slot).isLeaving {
-            change(slot) { $0.isFresh = false }
-            // One that has ended in between stays so.
+        for slot in fresh where note(slot).stage == .fresh {
+            change(slot) { $0.stage = .owned }
             owned += 1
-            change(slot) { $0.isOwned = true }
-            for slot in [slot, FlowMemory.Slot(slot.family, Int(note(slot).partner))] {
-                memory.setState(slot, FlowLayout.ownedState, from: FlowLayout.knownState)
-            }
+            // One that has ended in between stays so.
+            for slot in pair(slot) { memory.setState(slot, FlowLayout.ownedState, from: FlowLayout.knownState) }
         }
         fresh = []
         let gone = leaving.prefix { start - $0.since >= Self.drain }
@@ -345,7 +416,7 @@ struct FlowBook: ~Copyable {
         var batch = NetlinkBatch()
         var inUse = NetlinkBatch()
         var used: [FlowMemory.Slot] = []
-        for slot in requests where note(slot).isOriginal && !note(slot).isLeaving {
+        for slot in requests where note(slot).isOriginal && note(slot).stage != .leaving {
             guard let entry = memory.entry(slot) else { continue }
             // What it was used last, the kernel knows of a new one. It may have been closed since it was told.
             let isNew = note(slot).refresh == 0
@@ -380,8 +451,7 @@ struct FlowBook: ~Copyable {
 
     /// Whether the filter has seen a packet that ends connections, in either direction.
     private func hasEnded(_ slot: FlowMemory.Slot) -> Bool {
-        let other = FlowMemory.Slot(slot.family, Int(note(slot).partner))
-        return memory.state(slot) == FlowLayout.endedState || memory.state(other) == FlowLayout.endedState
+        pair(slot).contains { memory.state($0) == FlowLayout.endedState }
     }
 
     /// The connection is just ending.
@@ -395,10 +465,8 @@ struct FlowBook: ~Copyable {
         if scanned >= count { scanned = 0 }
         let end = min(scanned + Self.scan, count)
         for slot in connections[scanned..<end] where now >= note(slot).refresh {
-            let note = note(slot)
-            let other = FlowMemory.Slot(slot.family, Int(note.partner))
-            let packets = UInt32(truncatingIfNeeded: memory.counts(slot).packets &+ memory.counts(other).packets)
-            guard packets != note.packets, !hasEnded(slot) else { continue }
+            let packets = UInt32(truncatingIfNeeded: packets(slot))
+            guard packets != note(slot).packets, !hasEnded(slot) else { continue }
             change(slot) { $0.packets = packets }
             requests.append(slot)
         }
@@ -413,6 +481,11 @@ struct FlowBook: ~Copyable {
         for slot in connections { change(slot) { $0.refresh = 1 } }
     }
 
+    /// How many the workers have forwarded, of both directions.
+    private func packets(_ slot: FlowMemory.Slot) -> UInt64 {
+        memory.counts(slot).packets &+ memory.counts(partner(slot)).packets
+    }
+
     private var seconds: UInt32 { UInt32(clamping: (.now - began).components.seconds) }
 
     // MARK: Notes
@@ -420,6 +493,13 @@ struct FlowBook: ~Copyable {
     private func note(_ slot: FlowMemory.Slot) -> Note {
         slot.family == .v4 ? notes4[slot.number] : notes6[slot.number]
     }
+
+    private func partner(_ slot: FlowMemory.Slot) -> FlowMemory.Slot {
+        FlowMemory.Slot(slot.family, Int(note(slot).partner))
+    }
+
+    /// Both directions' entries.
+    private func pair(_ slot: FlowMemory.Slot) -> [FlowMemory.Slot] { [slot, partner(slot)] }
 
     private mutating func change(_ slot: FlowMemory.Slot, _ body: (inout Note) -> Void) {
         if slot.family == .v4 { body(&notes4[slot.number]) } else { body(&notes6[slot.number]) }

@@ -646,6 +646,56 @@ import Testing
         try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
     }
 
+    /// Meanwhile those without packets rest, so that there may be many: their next packet is the kernel's.
+    @Test(whereItIsFast) func manyConnectionsRestMeanwhile() throws {
+        let site = try Site()
+        try site.upFlows()
+        // They are looked at anew where a route has changed.
+        try site.router.sh(
+            """
+            seq 10001 12000 | awk '{ print "-A -p udp -s 172.16.10.10 -d 172.16.20.10 -r 172.16.20.10 -q 172.16.10.10 --sport " $1 " --dport 9 --reply-port-src 9 --reply-port-dst " $1 " -t 600 -u SEEN_REPLY,ASSURED" }' |
+                conntrack -R - >/dev/null
+            ip route add blackhole 198.51.100.0/24
+            """)
+        func ping(_ count: Int) throws -> Int {
+            let ping = try site.host(100).run([
+                "ping", "-e", "4713", "-c", "\(count)", "-i", "0.01", "-W", "1", "172.16.20.10",
+            ])
+            let received = try #require(ping.output.firstMatch(of: #/(\d+) received/#), "\(ping)")
+            return Int(received.1) ?? 0
+        }
+        func carried() throws -> Int {
+            let status = try site.router.vrouter("status --json").output
+            return Int(try #require(status.firstMatch(of: #/"connections" ?: ?(\d+)/#), "\(status)").1) ?? 0
+        }
+        func scan() throws {
+            let ends = "-A -p udp -s 10.9.0.1 -d 10.9.0.2 -r 10.9.0.2 -q 10.9.0.1"
+            try site.router.sh(
+                """
+                seq 3000 | awk '{ print "\(ends) --sport " $1 " --dport 1 --reply-port-src 1 --reply-port-dst " $1 " -t 600" }' |
+                    conntrack -R - >/dev/null
+                conntrack -D -s 10.9.0.1 >/dev/null 2>&1
+                \(Self.listens(toEnds: false))
+                """)
+            // If more than a few were asked for, it would listen again.
+            ThisProcess.sleep(milliseconds: 150)
+            try site.router.sh(Self.listens(toEnds: false))
+        }
+        try eventually("not carried") { try ping(1) == 1 && carried() >= 2000 }
+        try site.workersForward(atLeast: 100) { try #require(ping(100) == 100) }
+        try scan()
+        // A packet wakes it.
+        try site.workersForward(atLeast: 100) { try #require(ping(100) == 100) }
+        try site.router.sh(Self.listens(toEnds: true))
+        try scan()
+        try site.router.sh(
+            """
+            nft 'table ip foreign { chain c { type nat hook prerouting priority -110; icmp id 4713 drop; }; }'
+            conntrack -D -p icmp --icmp-id 4713
+            """)
+        #expect(try ping(10) == 0, "what has ended while it rested is over")
+    }
+
     /// A command that waits until the forwarder listens to these of netfilter's groups: changes (2), and ends (4) or not.
     private static func listens(toEnds: Bool) -> String {
         """

@@ -71,6 +71,8 @@ struct flow_id {
 #define FLOW_OWNED 2
 // A packet that ends connections has passed, and the rest of this one is the kernel's.
 #define FLOW_ENDED 3
+// The kernel's as long as it has no packets; the next one, which is the kernel's too, makes it a known one.
+#define FLOW_RESTING 4
 
 struct flow4 {
     __be32 source, destination;
@@ -402,6 +404,8 @@ static __always_inline int is_same(struct flow_id *one, struct flow_id *other) {
 }
 
 static __always_inline int is_owned(struct flow_id *flow, __u32 vlan) {
+    if (flow->state == FLOW_RESTING)
+        flow->state = FLOW_KNOWN;
     return flow->state == FLOW_OWNED && bpf_ntohs(flow->vlan) == vlan;
 }
 
@@ -452,7 +456,7 @@ static __always_inline struct flow6 *find6(__be64 *address, struct flow_id *id) 
 }
 
 static __always_inline void end(struct flow_id *id) {
-    if (id->state == FLOW_KNOWN || id->state == FLOW_OWNED)
+    if (id->state)
         id->state = FLOW_ENDED;
 }
 
