@@ -177,7 +177,8 @@ struct FlowBook: ~Copyable {
             guard note(known).stage != .fresh else { return }
             guard isEvent else {
                 // The answer was among events that are lost: it is asked for again.
-                return note(known).stage == .known && !hasEnded(known) ? introduce(known) : ()
+                if note(known).stage == .known, !hasEnded(known) { introduce(known) }
+                return
             }
             // Another one with the same addresses and ports will be told of, too.
             if hasEnded(known) { return leave(known) }
@@ -251,8 +252,8 @@ struct FlowBook: ~Copyable {
     private static let window = Duration.milliseconds(20)
     /// In a window.
     private static let manyStrangers = 100
-    /// That are asked for in a round, and that are looked at.
-    private static let (mostAsked, mostLookedAt) = (1024, 16384)
+    /// In a round, that are asked for, that are looked at, and that end their rest without a packet when it is over.
+    private static let (mostAsked, mostLookedAt, mostRoused) = (1024, 16384, 256)
     private static let round = Duration.milliseconds(32)
     private static let roundsBeforeRest: UInt8 = 8
     private static let pauseOfHearing = Duration.seconds(1)
@@ -289,25 +290,25 @@ struct FlowBook: ~Copyable {
         try ask(candidates)
     }
 
-    /// Lets connections rest that have no packets.
+    /// Lets connections rest that have no packets; where ends are told, no longer.
     ///
     /// - Returns: those that may have ended without that anybody has told.
     private mutating func lookAround() -> [FlowMemory.Slot] {
-        // Where ends are told, only resting ones are looked for, and may be among a million.
+        // Where ends are told, there may be a million others.
         let start = !hearsEnds || asked.end >= count ? 0 : asked.end
         asked = (.now, hearsEnds ? min(start + Self.mostLookedAt, count) : count)
         var result: [FlowMemory.Slot] = []
         for slot in connections[start..<asked.end] {
-            let (note, states) = (note(slot), pair(slot).map { memory.state($0) })
+            let note = note(slot)
             if note.stage == .resting {
-                if states != [FlowLayout.restingState, FlowLayout.restingState] { result.append(slot) }
+                if hearsEnds && result.count < Self.mostRoused || !isBoth(slot, FlowLayout.restingState) {
+                    result.append(slot)
+                }
             } else if !hearsEnds {
                 let seen = seen(slot)
                 let idleRounds = seen == note.seen ? min(note.idleRounds + 1, Self.roundsBeforeRest) : 0
                 change(slot) { ($0.seen, $0.idleRounds) = (seen, idleRounds) }
-                if note.stage == .owned, idleRounds == Self.roundsBeforeRest,
-                    states == [FlowLayout.ownedState, FlowLayout.ownedState]
-                {
+                if note.stage == .owned, idleRounds == Self.roundsBeforeRest, isBoth(slot, FlowLayout.ownedState) {
                     rest(slot)
                 } else {
                     result.append(slot)
@@ -340,6 +341,10 @@ struct FlowBook: ~Copyable {
         change(slot) { ($0.stage, $0.idleRounds) = (.known, 0) }
         resting -= 1
         introduce(slot)
+    }
+
+    private func isBoth(_ slot: FlowMemory.Slot, _ state: UInt64) -> Bool {
+        memory.state(slot) == state && memory.state(partner(slot)) == state
     }
 
     /// The workers' count.
