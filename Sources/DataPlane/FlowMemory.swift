@@ -2,8 +2,9 @@
 // each entry beside it.
 //
 // An entry's way is: free → known → owned → known → free; the filter itself makes an owned one an ended one, when it sees the end of
-// a connection, and an owned one may rest: then the filter makes it a known one, when it sees a packet. It is written while it is free, and cleared only once every worker has begun anew since the filter gave the last of its
-// frames: a worker never sees one that changes, but for its state, which is the filter's.
+// a connection, and an owned one may rest: then the filter makes it a known one, when it sees a packet. It is written while it is free, and
+// cleared only once every worker has begun anew since the filter gave the last of its frames: a worker never sees one that changes, but for
+// its state, which is the filter's.
 //
 // A bucket with entries has its bit set (own_filled4 and own_filled6) before the first of them is written, until after the last is cleared.
 
