@@ -75,7 +75,7 @@ public final class TestHost {
                 echo "filters of $link"; tc filter show dev "$link" ingress; tc filter show dev "$link" egress
             done
             for process in /proc/[0-9]*; do
-                if [ "$process/ns/net" -ef /proc/self/ns/net ]; then tr '\\0' ' ' <"$process/cmdline" | sed -n '/[v]router /p'; fi
+                if [ "$process/ns/net" -ef /proc/self/ns/net ]; then tr '\\0' ' ' <"$process/cmdline" | grep '[v]router ' || [ $? -eq 1 ]; fi
             done | sort
             # 2: a secret that nobody has set cannot be read.
             grep -rs . /proc/sys/net --exclude=nf_conntrack_count --exclude=flush || [ $? -eq 2 ]
