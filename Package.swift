@@ -51,7 +51,8 @@ let package = Package(
         .target(
             name: "PacketIO",
             dependencies: [
-                "CLinux", "CPcap", "Kernel", "Packets", .product(name: "SystemPackage", package: "swift-system"),
+                "CLinux", "CPcap", "CPrefetch", "Kernel", "Packets",
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: strict),
         .target(

@@ -7,6 +7,7 @@
 // lies: its addresses move 4 octets towards the front, into the offload header, which has been read by then.
 
 import CLinux
+import CPrefetch
 import Kernel
 import Packets
 
@@ -23,6 +24,9 @@ import Packets
     /// Octets before a frame that its tag may take.
     public static let room = 4
     static let offloadSize = MemoryLayout<virtio_net_hdr>.size
+    /// How many frames before its turn a slot is fetched.
+    private static let ahead = 4
+    private static let cacheLine = 64
 
     /// - Parameter socket: lives for as long as the ring.
     public init(_ socket: borrowing PacketSocket) {
@@ -41,6 +45,7 @@ import Packets
         let header = unsafe slot.assumingMemoryBound(to: tpacket2_hdr.self)
         let status = unsafe vr_load_acquire32(slot.assumingMemoryBound(to: UInt32.self))
         guard status & UInt32(TP_STATUS_USER) != 0 else { return nil }
+        prefetch(next &+ Self.ahead)
         next &+= 1
         let start = Int(unsafe header.pointee.tp_mac)
         let length = Int(unsafe header.pointee.tp_snaplen)
@@ -54,6 +59,16 @@ import Packets
             start: slot + start, length: length,
             tag: isTagged ? header.pointee.tp_vlan_tci : 0,
             tagType: isTagged ? (hasType ? header.pointee.tp_vlan_tpid : UInt16(ETH_P_8021Q)) : 0)
+    }
+
+    /// Fetches the header of a slot and the first octets of its frame, which the processor that received it has in its cache.
+    @inline(__always)
+    private func prefetch(_ index: Int) {
+        // SAFETY: as above; nothing is read or written.
+        let slot = unsafe slots + (index & mask) &* slotSize
+        unsafe prefetch_to_write(slot)
+        unsafe prefetch_to_write(slot + Self.cacheLine)
+        unsafe prefetch_to_write(slot + 2 * Self.cacheLine)
     }
 
     /// Gives all slots back that were received.

@@ -293,6 +293,15 @@ const volatile struct {
     __u64 seed;    // of the hash
 } settings = {};
 
+// Whether the worker has been heard of lately. Tells the time, too; most frames that are not the worker's need neither.
+static __always_inline int is_alive(__u64 *now) {
+    __u32 index = settings.worker;
+    struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
+    *now = bpf_ktime_get_coarse_ns();
+    // The worker's clock may be a tick ahead of this CPU's.
+    return heartbeat && (__s64)(*now - heartbeat->time) <= (__s64)SILENCE_LIMIT;
+}
+
 // Whether anybody has sent super-frames lately; this one counts.
 static __always_inline int sees_bulk(struct __sk_buff *skb, __u64 now) {
     __u32 zero = 0;
@@ -547,7 +556,7 @@ static __always_inline __u32 port_sum(struct flow_id *id, __be16 new_source, __b
 }
 
 static __always_inline int owns4(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
-                                 __u64 now) {
+                                 __u64 *now) {
     struct iphdr ip;
     if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
         return 0;
@@ -561,9 +570,9 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
         to = way(flow->way);
     else if (ingress->is_stateless)
         to = stateless4(control, ingress, &ip, vlan);
-    if (!fits(skb, to, vlan, bpf_ntohs(ip.tot_len)))
+    if (!fits(skb, to, vlan, bpf_ntohs(ip.tot_len)) || !is_alive(now))
         return 0;
-    if (!sees_bulk(skb, now) || !has_ports(ip.protocol))
+    if (!sees_bulk(skb, *now) || !has_ports(ip.protocol))
         return !skb->gso_size;
     struct bulk_key key;
     if (flow) {
@@ -572,7 +581,7 @@ static __always_inline int owns4(struct __sk_buff *skb, struct control *control,
     } else if (read_bulk_key(skb, ETH_HLEN + sizeof(ip), ip.saddr + ip.daddr, &key)) {
         return 0;
     }
-    return !is_bulk(skb, &key, now);
+    return !is_bulk(skb, &key, *now);
 }
 
 static __always_inline __u32 address_sum(__be64 *address) {
@@ -581,7 +590,7 @@ static __always_inline __u32 address_sum(__be64 *address) {
 }
 
 static __always_inline int owns6(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
-                                 __u64 now) {
+                                 __u64 *now) {
     struct ipv6hdr ip;
     if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
         return 0;
@@ -603,9 +612,9 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
         to = way(flow->way);
     else if (ingress->is_stateless)
         to = stateless6(control, &ip);
-    if (!fits(skb, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)))
+    if (!fits(skb, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)) || !is_alive(now))
         return 0;
-    if (!sees_bulk(skb, now) || !has_ports(ip.nexthdr))
+    if (!sees_bulk(skb, *now) || !has_ports(ip.nexthdr))
         return !skb->gso_size;
     struct bulk_key key;
     if (flow) {
@@ -618,7 +627,7 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
         if (read_bulk_key(skb, ETH_HLEN + sizeof(ip), address_sum(address) + address_sum(address + 2), &key))
             return 0;
     }
-    return !is_bulk(skb, &key, now);
+    return !is_bulk(skb, &key, *now);
 }
 
 static __always_inline int is_dense(struct control *control, __u64 now) {
@@ -653,22 +662,17 @@ int frame_owned(struct __sk_buff *skb) {
     struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
     if (!ingress || !ingress->mtu || (!skb->gso_size && skb->len > ingress->mtu + ETH_HLEN))
         return 0;
-    __u32 index = settings.worker;
-    struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
     struct control *control = bpf_map_lookup_elem(&own_control, &zero);
-    if (!heartbeat || !control)
+    if (!control)
         return 0;
-    __u64 now = bpf_ktime_get_coarse_ns();
-    // The worker's clock may be a tick ahead of this CPU's.
-    if ((__s64)(now - heartbeat->time) > (__s64)SILENCE_LIMIT)
-        return 0;
+    __u64 now;
     int owned;
     switch (skb->protocol) {
     case bpf_htons(ETH_P_IP):
-        owned = owns4(skb, control, ingress, vlan, now);
+        owned = owns4(skb, control, ingress, vlan, &now);
         break;
     case bpf_htons(ETH_P_IPV6):
-        owned = owns6(skb, control, ingress, vlan, now);
+        owned = owns6(skb, control, ingress, vlan, &now);
         break;
     default:
         return 0;
