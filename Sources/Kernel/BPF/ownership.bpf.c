@@ -264,17 +264,18 @@ struct {
 } own_verdict SEC(".maps");
 
 // Both directions of a flow that sends super-frames: the kernel moves those best, and moving the rest of it elsewhere would
-// reorder it. They have the same addresses and ports, before and after translation, and so the same sums. Two flows that share a
-// key only both stay with the kernel.
+// reorder it. They have the same addresses and ports, before and after translation, and so the same sums. Flows that share a
+// place stay with the kernel if one of them does.
 struct bulk_key {
     __u32 addresses;
     __u32 ports;
 };
+#define BULK_BITS 14
 
 struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 16384);
-    __type(key, struct bulk_key);
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1 << BULK_BITS);
+    __type(key, __u32);
     __type(value, __u64); // when it last sent one
 } own_bulk SEC(".maps");
 
@@ -293,14 +294,8 @@ const volatile struct {
     __u64 seed;    // of the hash
 } settings = {};
 
-// Whether the worker has been heard of lately. Tells the time, too; most frames that are not the worker's need neither.
-static __always_inline int is_alive(__u64 *now) {
-    __u32 index = settings.worker;
-    struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
-    *now = bpf_ktime_get_coarse_ns();
-    // The worker's clock may be a tick ahead of this CPU's.
-    return heartbeat && (__s64)(*now - heartbeat->time) <= (__s64)SILENCE_LIMIT;
-}
+// By the heartbeats of workers, which differ by a few milliseconds.
+static __always_inline int is_recent(__u64 time, __u64 now) { return (__s64)(now - time) <= (__s64)BULK_MEMORY; }
 
 // Whether anybody has sent super-frames lately; this one counts.
 static __always_inline int sees_bulk(struct __sk_buff *skb, __u64 now) {
@@ -308,29 +303,21 @@ static __always_inline int sees_bulk(struct __sk_buff *skb, __u64 now) {
     __u64 *last = bpf_map_lookup_elem(&own_last_bulk, &zero);
     if (!last)
         return 1;
-    // All CPUs read it, so it is written once a tick only.
+    // All CPUs read it, so it is written once a beat only.
     if (skb->gso_size && *last != now)
         *last = now;
-    return now - *last <= BULK_MEMORY;
-}
-
-// Where no flow says which answers belong to it, nothing is translated either.
-static __always_inline int read_bulk_key(struct __sk_buff *skb, __u32 ports_at, __u32 addresses, struct bulk_key *key) {
-    __be16 ports[2];
-    if (bpf_skb_load_bytes(skb, ports_at, ports, sizeof(ports)))
-        return -1;
-    key->addresses = addresses;
-    key->ports = ports[0] + ports[1];
-    return 0;
+    return is_recent(*last, now);
 }
 
 static __always_inline int is_bulk(struct __sk_buff *skb, struct bulk_key *key, __u64 now) {
-    __u64 *last = bpf_map_lookup_elem(&own_bulk, key);
-    if (!skb->gso_size)
-        return last && now - *last <= BULK_MEMORY;
+    // The upper bits of the product depend on all of both.
+    __u32 place = (((__u64)key->addresses << 32 | key->ports) * 0x9e3779b97f4a7c15ULL) >> (64 - BULK_BITS);
+    __u64 *last = bpf_map_lookup_elem(&own_bulk, &place);
     if (!last)
-        bpf_map_update_elem(&own_bulk, key, &now, BPF_ANY);
-    else if (*last != now)
+        return 1;
+    if (!skb->gso_size)
+        return is_recent(*last, now);
+    if (*last != now)
         *last = now;
     return 1;
 }
@@ -358,32 +345,61 @@ enum part {
     END, // the kernel's, as is all that comes after it
 };
 
+// The start of a transport header: ports or identifier; of TCP, the flags are the last.
+struct transport {
+    __be16 word[7];
+};
+#define PORTS_LENGTH 4
+#define HEAD_LENGTH 8
+
+struct head4 {
+    struct iphdr ip;
+    struct transport transport;
+};
+
+struct head6 {
+    struct ipv6hdr ip;
+    struct transport transport;
+};
+
+// What is there of a head, with one call, as that is what costs. Returns how many octets it has behind the IP header; negative: not even that.
+static __always_inline int read_head(struct __sk_buff *skb, void *head, __u32 ip_length, __u32 length) {
+    // Of what is no frame, more than there is: then nothing is read.
+    __u64 size = (__u32)(skb->len - ETH_HLEN);
+    // Else Linux 6.1 would have the bounds of a copy of it.
+    asm volatile("" : "+r"(size));
+    if (size > length)
+        size = length;
+    if (size < ip_length)
+        return -1;
+    return bpf_skb_load_bytes(skb, ETH_HLEN, head, size) ? -1 : size - ip_length;
+}
+
 // What of a transport header tells one flow from another.
-static __always_inline enum part read_id(struct __sk_buff *skb, __u32 at, __u8 protocol, __u32 length, struct flow_id *id) {
-    struct {
-        __be16 word[7];
-    } head = {};
-    if (bpf_skb_load_bytes(skb, at, &head, protocol == IPPROTO_TCP ? 14 : 8))
+//
+// available: octets of `head` that have been read; length: octets that the IP header tells of.
+static __always_inline enum part read_id(struct transport *head, __u32 available, __u8 protocol, __u32 length, struct flow_id *id) {
+    if (available < (protocol == IPPROTO_TCP ? sizeof(*head) : HEAD_LENGTH))
         return NO_PART;
     id->protocol = protocol;
-    id->source_port = head.word[0];
-    id->destination_port = head.word[1];
+    id->source_port = head->word[0];
+    id->destination_port = head->word[1];
     switch (protocol) {
     case IPPROTO_TCP: {
-        __u32 flags = bpf_ntohs(head.word[6]);
+        __u32 flags = bpf_ntohs(head->word[6]);
         __u32 header = (flags >> 12) * 4;
         if (flags & (TCP_FIN | TCP_SYN | TCP_RST))
             return END;
         return flags & TCP_ACK && header >= 20 && header <= length ? PART : NO_PART;
     }
     case IPPROTO_UDP: {
-        __u32 said = bpf_ntohs(head.word[2]);
+        __u32 said = bpf_ntohs(head->word[2]);
         return said >= 8 && said <= length ? PART : NO_PART;
     }
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
-        id->source_port = head.word[2];
-        id->destination_port = head.word[0];
+        id->source_port = head->word[2];
+        id->destination_port = head->word[0];
         return PART;
     }
     return NO_PART;
@@ -494,9 +510,10 @@ static __noinline int end_answers6(struct flow6 *flow) {
 }
 
 // The flow that says where this packet goes.
-static __always_inline struct flow4 *flow4(struct __sk_buff *skb, struct iphdr *ip, __u32 vlan) {
+static __always_inline struct flow4 *flow4(struct head4 *head, __u32 available, __u32 vlan) {
+    struct iphdr *ip = &head->ip;
     struct flow_id id = {};
-    enum part part = read_id(skb, ETH_HLEN + sizeof(*ip), ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &id);
+    enum part part = read_id(&head->transport, available, ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &id);
     struct flow4 *flow = part == NO_PART ? 0 : find4(ip->saddr, ip->daddr, &id);
     if (!flow)
         return 0;
@@ -507,9 +524,10 @@ static __always_inline struct flow4 *flow4(struct __sk_buff *skb, struct iphdr *
     return 0;
 }
 
-static __always_inline struct flow6 *flow6(struct __sk_buff *skb, struct ipv6hdr *ip, __u32 vlan) {
+static __always_inline struct flow6 *flow6(struct head6 *head, __u32 available, __u32 vlan) {
+    struct ipv6hdr *ip = &head->ip;
     struct flow_id id = {};
-    enum part part = read_id(skb, ETH_HLEN + sizeof(*ip), ip->nexthdr, bpf_ntohs(ip->payload_len), &id);
+    enum part part = read_id(&head->transport, available, ip->nexthdr, bpf_ntohs(ip->payload_len), &id);
     __be64 address[4];
     __builtin_memcpy(address, &ip->saddr, sizeof(address));
     struct flow6 *flow = part == NO_PART ? 0 : find6(address, &id);
@@ -556,32 +574,38 @@ static __always_inline __u32 port_sum(struct flow_id *id, __be16 new_source, __b
 }
 
 static __always_inline int owns4(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
-                                 __u64 *now) {
-    struct iphdr ip;
-    if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+                                 __u64 now) {
+    struct head4 head = {};
+    struct iphdr *ip = &head.ip;
+    int available = read_head(skb, &head, sizeof(*ip), sizeof(head));
+    if (available < 0)
         return 0;
-    if (ip.version != 4 || ip.ihl != 5 || ip.ttl <= 1 || ip.frag_off & bpf_htons(FRAGMENT_MASK))
+    if (ip->version != 4 || ip->ihl != 5 || ip->ttl <= 1 || ip->frag_off & bpf_htons(FRAGMENT_MASK))
         return 0;
-    if (is_special4(ip.saddr))
+    if (is_special4(ip->saddr))
         return 0;
-    struct flow4 *flow = control->has_flows ? flow4(skb, &ip, vlan) : 0;
+    struct flow4 *flow = control->has_flows ? flow4(&head, available, vlan) : 0;
     struct destination *to = 0;
     if (flow)
         to = way(flow->way);
     else if (ingress->is_stateless)
-        to = stateless4(control, ingress, &ip, vlan);
-    if (!fits(skb, to, vlan, bpf_ntohs(ip.tot_len)) || !is_alive(now))
+        to = stateless4(control, ingress, ip, vlan);
+    if (!fits(skb, to, vlan, bpf_ntohs(ip->tot_len)))
         return 0;
-    if (!sees_bulk(skb, *now) || !has_ports(ip.protocol))
+    if (!sees_bulk(skb, now) || !has_ports(ip->protocol))
         return !skb->gso_size;
     struct bulk_key key;
     if (flow) {
         key.addresses = flow->source + flow->destination + flow->new_source + flow->new_destination;
         key.ports = port_sum(&flow->id, flow->new_source_port, flow->new_destination_port);
-    } else if (read_bulk_key(skb, ETH_HLEN + sizeof(ip), ip.saddr + ip.daddr, &key)) {
-        return 0;
+    } else {
+        // Where no flow says which answers belong to it, nothing is translated either.
+        if (available < PORTS_LENGTH)
+            return 0;
+        key.addresses = ip->saddr + ip->daddr;
+        key.ports = head.transport.word[0] + head.transport.word[1];
     }
-    return !is_bulk(skb, &key, *now);
+    return !is_bulk(skb, &key, now);
 }
 
 static __always_inline __u32 address_sum(__be64 *address) {
@@ -590,13 +614,15 @@ static __always_inline __u32 address_sum(__be64 *address) {
 }
 
 static __always_inline int owns6(struct __sk_buff *skb, struct control *control, struct ingress *ingress, __u32 vlan,
-                                 __u64 *now) {
-    struct ipv6hdr ip;
-    if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+                                 __u64 now) {
+    struct head6 head = {};
+    struct ipv6hdr *ip = &head.ip;
+    int available = read_head(skb, &head, sizeof(*ip), sizeof(head));
+    if (available < 0)
         return 0;
-    if (ip.version != 6 || ip.hop_limit <= 1)
+    if (ip->version != 6 || ip->hop_limit <= 1)
         return 0;
-    switch (ip.nexthdr) {
+    switch (ip->nexthdr) {
     case 0:  // hop-by-hop options
     case 43: // routing
     case 44: // fragment
@@ -604,17 +630,17 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
     case 60: // destination options
         return 0;
     }
-    if (is_special6(&ip.saddr))
+    if (is_special6(&ip->saddr))
         return 0;
-    struct flow6 *flow = control->has_flows ? flow6(skb, &ip, vlan) : 0;
+    struct flow6 *flow = control->has_flows ? flow6(&head, available, vlan) : 0;
     struct destination *to = 0;
     if (flow)
         to = way(flow->way);
     else if (ingress->is_stateless)
-        to = stateless6(control, &ip);
-    if (!fits(skb, to, vlan, bpf_ntohs(ip.payload_len) + sizeof(ip)) || !is_alive(now))
+        to = stateless6(control, ip);
+    if (!fits(skb, to, vlan, bpf_ntohs(ip->payload_len) + sizeof(*ip)))
         return 0;
-    if (!sees_bulk(skb, *now) || !has_ports(ip.nexthdr))
+    if (!sees_bulk(skb, now) || !has_ports(ip->nexthdr))
         return !skb->gso_size;
     struct bulk_key key;
     if (flow) {
@@ -622,12 +648,14 @@ static __always_inline int owns6(struct __sk_buff *skb, struct control *control,
                         address_sum(flow->new_destination);
         key.ports = port_sum(&flow->id, flow->new_source_port, flow->new_destination_port);
     } else {
-        __be64 address[4];
-        __builtin_memcpy(address, &ip.saddr, sizeof(address));
-        if (read_bulk_key(skb, ETH_HLEN + sizeof(ip), address_sum(address) + address_sum(address + 2), &key))
+        if (available < PORTS_LENGTH)
             return 0;
+        __be64 address[4];
+        __builtin_memcpy(address, &ip->saddr, sizeof(address));
+        key.addresses = address_sum(address) + address_sum(address + 2);
+        key.ports = head.transport.word[0] + head.transport.word[1];
     }
-    return !is_bulk(skb, &key, *now);
+    return !is_bulk(skb, &key, now);
 }
 
 static __always_inline int is_dense(struct control *control, __u64 now) {
@@ -662,22 +690,28 @@ int frame_owned(struct __sk_buff *skb) {
     struct ingress *ingress = bpf_map_lookup_elem(&own_ingress, &vlan);
     if (!ingress || !ingress->mtu || (!skb->gso_size && skb->len > ingress->mtu + ETH_HLEN))
         return 0;
+    __u32 index = settings.worker;
+    struct heartbeat *heartbeat = bpf_map_lookup_elem(&own_heartbeats, &index);
     struct control *control = bpf_map_lookup_elem(&own_control, &zero);
-    if (!control)
+    if (!heartbeat || !control)
         return 0;
-    __u64 now;
     int owned;
     switch (skb->protocol) {
     case bpf_htons(ETH_P_IP):
-        owned = owns4(skb, control, ingress, vlan, &now);
+        owned = owns4(skb, control, ingress, vlan, heartbeat->time);
         break;
     case bpf_htons(ETH_P_IPV6):
-        owned = owns6(skb, control, ingress, vlan, &now);
+        owned = owns6(skb, control, ingress, vlan, heartbeat->time);
         break;
     default:
         return 0;
     }
-    if (!owned || skb->len > control->longest_frame || !is_dense(control, now))
+    if (!owned || skb->len > control->longest_frame)
+        return 0;
+    // Only now: to ask for the time is a call, and most frames that are the kernel's have gone.
+    __u64 now = bpf_ktime_get_coarse_ns();
+    // The worker's clock may be a tick ahead of this CPU's.
+    if ((__s64)(now - heartbeat->time) > (__s64)SILENCE_LIMIT || !is_dense(control, now))
         return 0;
     *verdict = 1;
     return -1;
