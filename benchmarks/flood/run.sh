@@ -112,11 +112,15 @@ for count in $connections; do
             echo "$kind, $count connections: round $round of $rounds" >&2
             # What drifts is not to be for one of them only.
             if ((round % 2)); then
-                kernel && by_kernel=$(syns)
-                fast && by_fast=$(syns)
+                kernel
+                by_kernel=$(syns)
+                fast
+                by_fast=$(syns)
             else
-                fast && by_fast=$(syns)
-                kernel && by_kernel=$(syns)
+                fast
+                by_fast=$(syns)
+                kernel
+                by_kernel=$(syns)
             fi
             echo "$by_kernel $by_fast" >>"$work/$kind-$count"
         done
@@ -124,7 +128,8 @@ for count in $connections; do
 done
 for ((round = 1; round <= rounds; round++)); do
     echo "pings: round $round of $rounds" >&2
-    kernel && by_kernel=$(pings)
+    kernel
+    by_kernel=$(pings)
     fast --fast-path-from 0
     before=$(forwarded)
     by_fast=$(pings)
