@@ -13,6 +13,21 @@ int vr_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 char **vr_environment(void) { return environ; }
 int vr_spawn_new_session(void) { return POSIX_SPAWN_SETSID; }
 
+// /sys of the calling thread's network namespace, mounted nowhere. Returns a descriptor of its root, or -1. By number: the C library
+// has these only since 2.36.
+int vr_open_sysfs(void) {
+    int context = (int)syscall(SYS_fsopen, "sysfs", FSOPEN_CLOEXEC);
+    if (context < 0)
+        return -1;
+    int root = -1;
+    if (syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        root = (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0);
+    int reason = errno;
+    close(context);
+    errno = reason;
+    return root;
+}
+
 // Of the calling thread. Returns 0, or errno.
 int vr_pin_thread(unsigned cpu) {
     cpu_set_t set;

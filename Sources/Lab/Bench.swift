@@ -220,8 +220,7 @@ public struct Bench {
         _ subjects: [Subject], _ rules: BenchRules, _ result: inout BenchReport, _ schedule: inout Schedule
     ) throws(Failure) {
         guard !settings.connections.isEmpty else { return }
-        let driver = result.machine.driver
-        let goodputs = try subjects.map { subject throws(Failure) in try Goodput(subject.network, driver: driver) }
+        let goodputs = try subjects.map { subject throws(Failure) in try Goodput(subject.network) }
         for connections in settings.connections {
             var rates: [[Double]] = subjects.map { _ in [] }
             for round in 1...settings.rounds {

@@ -13,6 +13,11 @@ struct Goodput {
     private let client: String
     private let server: String
     private static let serverAddress = "172.16.20.100"
+    /// One for who sends and one for who receives; none where there is only one.
+    private static let processors: [Int32] = {
+        let processors = ThisProcess.processors
+        return processors.count > 1 ? Array(processors.prefix(2)) : []
+    }()
 
     /// - Throws: there is no `iperf3`.
     static func checkInstalled() throws(Failure) {
@@ -25,7 +30,7 @@ struct Goodput {
     }
 
     /// Puts the two hosts on the wire, which nothing else may use from here on.
-    init(_ network: BenchNetwork, driver: Driver) throws(Failure) {
+    init(_ network: BenchNetwork) throws(Failure) {
         client = network.host("client")
         server = network.host("server")
         let added = try kernel { () throws(KernelError) in
@@ -33,11 +38,21 @@ struct Goodput {
                 // With a program on it a veth pair does without segmentation offload.
                 try TrafficProgram.detach(linkIndex: network.linkIndex)
                 return Result { () throws(Failure) in
-                    try VLANInterfaces.add(BenchNetwork.vlans.map(\.id), to: BenchNetwork.trunk, driver: driver)
+                    // Not 8021q, whose interfaces cannot be steered.
+                    try VLANInterfaces.add(BenchNetwork.vlans.map(\.id), to: BenchNetwork.trunk, driver: .ebpf)
                 }
             }
         }
         try added.get()
+        // Each end's stack stays with its program, as if they were two machines. Without that, what is sent upon an ACK is sent by
+        // whichever processor the ACK came by, and a round is twice as fast as another one by chance.
+        try kernel { () throws(KernelError) in
+            try Namespace.run(in: network.wire) { () throws(KernelError) in
+                for (vlan, processor) in zip(BenchNetwork.vlans, Self.processors) {
+                    try PacketSteering.steer("\(BenchNetwork.trunk).\(vlan.id)", to: processor)
+                }
+            }
+        }
         let addresses = ["172.16.10.100/24", "\(Self.serverAddress)/24"]
         for (name, (vlan, address)) in zip([client, server], zip(BenchNetwork.vlans, addresses)) {
             guard let address = try? InterfaceAddress(address), let gateway = try? InterfaceAddress(vlan.gateway) else {
@@ -91,9 +106,9 @@ struct Goodput {
                 "iperf3", "--client", Self.serverAddress, "--time", "\(seconds)", "--parallel", "\(connections)",
                 "--json",
             ]
-            // Who sends and who receives have a processor each.
-            let processors = ThisProcess.processors
-            if processors.count > 1 { arguments += ["--affinity", "\(processors[0]),\(processors[1])"] }
+            if !Self.processors.isEmpty {
+                arguments += ["--affinity", Self.processors.map(String.init).joined(separator: ",")]
+            }
             var result: ChildProcess.Result
             let deadline = ContinuousClock.now + .seconds(3)
             repeat {

@@ -152,6 +152,32 @@ private enum Golden {
         }
     }
 
+    /// As whoever mounts /sys in that namespace sees it.
+    @Test func packetsAreSteeredInTheirNamespaceOnly() throws {
+        let last = try #require(ThisProcess.processors.last)
+        try Namespace.runInNew { () throws(KernelError) in
+            let socket = try NetlinkSocket()
+            var batch = NetlinkBatch()
+            batch.addVethPair(name: "a", peer: "b")
+            try socket.execute(batch)
+            let file = "/sys/class/net/a/queues/rx-0/rps_cpus"
+            let look = ["unshare", "--mount", "sh", "-c", "mount -t sysfs none /sys && cat \(file)"]
+            let before = try ChildProcess.run(look).output
+            try PacketSteering.steer("a", to: last)
+            let after = try ChildProcess.run(look).output
+            #expect(before.allSatisfy { "0,\n".contains($0) } && !before.isEmpty)
+            let words = after.dropLast().split(separator: ",").reversed().map { UInt32($0, radix: 16) }
+            for (number, word) in words.enumerated() {
+                #expect(word == (number == last / 32 ? 1 << UInt32(last % 32) : 0), "\(after)")
+            }
+            #expect(words.count > last / 32)
+        }
+        #expect(!SmallFile.names(in: "/sys/class/net").contains("a"))
+        let refusal = #expect(throws: KernelError.self) { try PacketSteering.steer("a/b", to: last) }
+        #expect(refusal?.errno == .noSuchFileOrDirectory)
+        #expect(refusal?.operation == "steer the packets of a/b to processor \(last)")
+    }
+
     /// Those that have a group to themselves go with it; where a stranger has joined it, the stranger stays.
     @Test(arguments: [false, true]) func aGroupGoesWithoutStrangers(strangerJoins: Bool) throws {
         try Namespace.runInNew { () throws(KernelError) in

@@ -66,6 +66,7 @@ int vr_setns_net(int fd);
 int vr_memory_file(const char *name);
 char **vr_environment(void);
 int vr_spawn_new_session(void);
+int vr_open_sysfs(void);
 int vr_processors(int *list, int size);
 
 int vr_receive_messages(int socket, uint8_t *buffer, unsigned int slot, unsigned int *lengths, unsigned int count);
