@@ -81,7 +81,7 @@ public struct Bench {
     ///
     /// Signals that ask the process to end are caught from here on; one that came makes this fail, with everything removed.
     public func run(version: String, date: String) throws(Failure) -> BenchReport {
-        if !settings.connections.isEmpty { try Goodput.checkInstalled() }
+        if !settings.connections.isEmpty { try Goodput.check() }
         try checkConnectionTable()
         let driver = try Driver.choose(nil)
         Interruption.catchSignals()

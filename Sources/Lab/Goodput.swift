@@ -19,13 +19,21 @@ struct Goodput {
         return processors.count > 1 ? Array(processors.prefix(2)) : []
     }()
 
-    /// - Throws: there is no `iperf3`.
-    static func checkInstalled() throws(Failure) {
+    /// - Throws: there is no `iperf3`, or packets cannot be steered to a processor.
+    static func check() throws(Failure) {
         do throws(KernelError) {
             _ = try ChildProcess.run(["iperf3", "--version"])
         } catch {
             throw Failure(
                 .unavailable, "\(error)", remedy: "install it: apt-get install iperf3, or leave TCP out: --tcp none")
+        }
+        do throws(KernelError) {
+            try Namespace.runInNew { () throws(KernelError) in
+                for processor in processors { try PacketSteering.steer("lo", to: processor) }
+            }
+        } catch {
+            let needs = "TCP needs CONFIG_RPS, and to be allowed to mount /sys"
+            throw Failure(.unavailable, "\(error)", remedy: "\(needs); or leave it out: --tcp none")
         }
     }
 
