@@ -10,7 +10,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 # ---- Debian packages: what the build needs, what a demonstration or a test runs, and what is needed to check and to package.
 BUILD_PACKAGES := libbpf-dev libmnl-dev libnftnl-dev libpcap-dev linux-libc-dev pkg-config
 DEMO_PACKAGES  := iproute2 iputils-ping
-TEST_PACKAGES  := binutils bpftool conntrack curl ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
+TEST_PACKAGES  := bind9-dnsutils binutils bpftool conntrack curl dnsmasq-base ethtool iperf3 iproute2 iptables iputils-arping iputils-ping iputils-tracepath jq mtr-tiny \
                   nftables procps python3 python3-jsonschema python3-yaml tcpdump traceroute \
                   busybox-static cpio kmod libreadline8 libssh-gcrypt-4 qemu-system-x86 systemd
 LINT_PACKAGES  := shellcheck

@@ -5,7 +5,8 @@ import SystemPackage
 
 public enum PacketSteering {
     /// Has one processor do what is done with the packets that a link receives: `rps_cpus` of its first queue, in the calling
-    /// thread's network namespace. Packets that VLAN and macvlan devices receive pass by it: those are their parent's.
+    /// thread's network namespace. It has no effect on VLAN and macvlan devices: what they receive is steered where their parent
+    /// receives it.
     public static func steer(_ link: String, to processor: Int32) throws(KernelError) {
         let operation = "steer the packets of \(link) to processor \(processor)"
         let root = vr_open_sysfs()

@@ -27,10 +27,15 @@ struct Goodput {
             throw Failure(
                 .unavailable, "\(error)", remedy: "install it: apt-get install iperf3, or leave TCP out: --tcp none")
         }
-        do throws(KernelError) {
+        let steered: Result<Void, KernelError> = try kernel { () throws(KernelError) in
             try Namespace.runInNew { () throws(KernelError) in
-                for processor in processors { try PacketSteering.steer("lo", to: processor) }
+                Result { () throws(KernelError) in
+                    for processor in processors { try PacketSteering.steer("lo", to: processor) }
+                }
             }
+        }
+        do throws(KernelError) {
+            try steered.get()
         } catch {
             let needs = "TCP needs CONFIG_RPS, and to be allowed to mount /sys"
             throw Failure(.unavailable, "\(error)", remedy: "\(needs); or leave it out: --tcp none")

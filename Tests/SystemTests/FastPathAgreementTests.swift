@@ -41,7 +41,7 @@ import Testing
             ThisProcess.sleep(milliseconds: isEmulated ? 1500 : 300)
             let before = try site.router.forwarded()
             let result = try site.fabric.run([
-                "python3", "-c", Self.script, "router", String(mac), isEmulated ? "2000" : "6000",
+                "python3", "-c", Self.script, "router", String(mac), "6000",
             ])
             try #require(result.status == 0, "\(comment): \(result)")
             let lines = result.output.split(separator: "\n").map(String.init)
@@ -56,8 +56,8 @@ import Testing
             """)
         let slow = try exchange("with the kernel alone")
         #expect(slow.forwarded == 0)
-        #expect(fast.forwarded > (isEmulated ? 300 : 1000), "a good part goes through the workers: \(fast.forwarded)")
-        #expect(slow.lines.count > (isEmulated ? 600 : 2000), "\(slow.lines.count) frames came out")
+        #expect(fast.forwarded > 1000, "a good part goes through the workers: \(fast.forwarded)")
+        #expect(slow.lines.count > 2000, "\(slow.lines.count) frames came out")
         let changes = differences(slow.lines, fast.lines)
         #expect(changes.isEmpty, "\(changes.count): \(changes.prefix(20).joined(separator: "\n")), \(ended)")
     }

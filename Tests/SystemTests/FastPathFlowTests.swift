@@ -66,14 +66,17 @@ import Testing
         for _ in 0..<2000 where server.outputSoFar.isEmpty { ThisProcess.sleep(milliseconds: 20) }
         try #require(server.outputSoFar == "ready\n")
         let count = isEmulated ? 200 : 10_000
-        for (address, share) in [("172.16.20.10", count / 2), ("[fd00:20::10]", count / 2)] {
-            let client = try site.host(100).run([
-                "curl", "-sS", "--parallel", "--parallel-max", "20", "http://\(address):8000/[1-\(share)]",
-            ])
-            #expect(client.status == 0, "\(client.errors.prefix(500))")
-            let answers = client.output.split(separator: "\n").compactMap { Int($0) }.sorted()
-            let isComplete = answers == Array(1...share)
-            #expect(isComplete, "\(answers.count) answers")
+        // Most are over before anybody has learnt of them.
+        try site.workersForward(atLeast: count / 20) {
+            for (address, share) in [("172.16.20.10", count / 2), ("[fd00:20::10]", count / 2)] {
+                let client = try site.host(100).run([
+                    "curl", "-sS", "--parallel", "--parallel-max", "20", "http://\(address):8000/[1-\(share)]",
+                ])
+                #expect(client.status == 0, "\(client.errors.prefix(500))")
+                let answers = client.output.split(separator: "\n").compactMap { Int($0) }.sorted()
+                let isComplete = answers == Array(1...share)
+                #expect(isComplete, "\(answers.count) answers")
+            }
         }
         let made = try site.router.sh("cat /proc/sys/net/netfilter/nf_conntrack_count")
         #expect(Int(made.dropLast()) ?? 0 > count / 2, "they were connections of their own")
@@ -99,7 +102,7 @@ import Testing
         server.serve_forever()
         """
 
-    /// As names are looked up: a question, an answer, mostly from a port of its own.
+    /// A question, an answer, mostly from a port of its own.
     @Test func questionsAndAnswers() throws {
         let site = try Site()
         try site.upFlows()
@@ -118,6 +121,37 @@ import Testing
                     for size in 0, 1, 512, 1400, 4000:
                         assert exchange_datagrams(client, server, rounds=20, size=size) == seen
                 """)
+        }
+    }
+
+    /// A name server, asked over UDP, each time from another port or always from one, and over a TCP connection that stays.
+    @Test func namesAreLookedUp() throws {
+        let site = try Site()
+        try site.upFlows()
+        let server = try site.host(200).start([
+            "dnsmasq", "--no-daemon", "--user=root", "--pid-file=", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
+            "--address=/example/192.0.2.77", "--txt-record=long.test,\(String(repeating: "a long text ", count: 20))",
+        ])
+        defer {
+            server.signal(SignalNumber.kill)
+            _ = server.wait()
+        }
+        for _ in 0..<100 where try !site.host(200).sh("ss -Hlun sport = 53").contains(":53") {
+            ThisProcess.sleep(milliseconds: 50)
+        }
+        let count = isEmulated ? 40 : 200
+        try site.workersForward(atLeast: 4 * count) {
+            for address in ["172.16.20.10", "fd00:20::10"] {
+                let own = address.contains(":") ? "fd00:10::10" : "172.16.10.10"
+                for options in ["", "-b \(own)#5353", "+tcp +keepopen"] {
+                    let answers = try site.host(100).sh(
+                        "seq \(count) | sed 's/.*/n&.example A/' | dig @\(address) \(options) +tries=3 +time=2 +short -f -")
+                    let isComplete = answers == String(repeating: "192.0.2.77\n", count: count)
+                    #expect(isComplete, "\(address) \(options): \(answers.prefix(500))")
+                }
+                let long = try site.host(100).sh("dig @\(address) +short long.test TXT")
+                #expect(long.contains("a long text a long text"), "\(long)")
+            }
         }
     }
 
@@ -365,6 +399,10 @@ import Testing
             print("end", flush=True)
             # Nothing is closed yet, which would be another end.
             signal.sigwait([signal.SIGTERM])
+            # Whoever has been idle for longer than the router remembers goes on: the kernel takes it up again.
+            for near, far, client, server in pairs:
+                exchange(near, far)
+                exchange_datagrams(client, server)
             """, arguments: ["\(seconds)"])
         func known() throws -> [Int: String] {
             let lines = try site.connections("-o id").compactMap { line in
@@ -384,12 +422,17 @@ import Testing
         // The workers' last packet may be a while ago when the kernel is told of it.
         for _ in 0..<(seconds * 2 * 10) where try !known().isEmpty { ThisProcess.sleep(milliseconds: 100) }
         let atLast = try known()
+        let idle = try site.router.forwarded()
         conversation.signal(SignalNumber.terminate)
         let end = conversation.wait()
         #expect(end.status == 0, "\(end)")
         #expect(atFirst.keys.sorted() == [7000, 7001, 7002, 7003], "\(atFirst)")
         #expect(inUse == atFirst.filter { $0.key < 7002 }, "\(atFirst), then \(inUse)")
         #expect(atLast == [:], "they ended when nobody used them any more")
+        if Site.hasWorkers {
+            let moved = try site.router.forwarded() - idle
+            #expect(moved > 50, "the workers forwarded those that went on: \(moved)")
+        }
     }
 
     // MARK: How connections begin and end
@@ -618,7 +661,7 @@ import Testing
                     nft 'table inet foreign { chain f { type filter hook forward priority 10; policy drop; }; }'
                     """, undo: "nft delete table inet foreign"),
         ]
-        for change in isEmulated ? changes.prefix(3) : changes[...] {
+        for change in changes {
             try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
             if Site.hasWorkers { try site.waitForFlows() }
         }
@@ -643,6 +686,51 @@ import Testing
         try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
         try site.router.sh(Self.listens(toEnds: true))
         try site.waitForFlows()
+        try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
+    }
+
+    /// More events than its queue holds, while it does not read them: it looks everything up again.
+    @Test(whereItIsFast) func eventsThatWereLost() throws {
+        let site = try Site()
+        try site.upFlows()
+        func lost() throws -> Int {
+            let text = try site.router.sh("awk '$2 == 12 { n += $9 } END { print n + 0 }' /proc/net/netlink")
+            return Int(text.dropLast()) ?? 0
+        }
+        let forwarder = try site.router.forwarder()
+        let stream = try NumberedPackets(
+            from: site.host(100), to: site.host(200), "172.16.20.10", interval: 500, isAnswered: true)
+        let before = try site.router.forwarded()
+        ThisProcess.sleep(milliseconds: 400)
+        #expect(try site.router.forwarded() - before > (isEmulated ? 20 : 300), "the workers carry them")
+        let lostBefore = try lost()
+        try site.router.sh("kill -STOP \(forwarder)")
+        let others = "-s 10.9.0.1 -d 10.9.0.2 -r 10.9.0.2 -q 10.9.0.1"
+        try site.router.sh(
+            """
+            nft 'table ip foreign { chain c { type nat hook prerouting priority -110; udp dport 4712 drop; }; }'
+            for _ in $(seq 20); do
+                seq 10000 | awk '{ print "-A -p udp \(others) --sport " $1 " --dport 1 --reply-port-src 1 --reply-port-dst " $1 " -t 600" }' |
+                    conntrack -R - >/dev/null
+                conntrack -D -s 10.9.0.1 >/dev/null 2>&1
+            done
+            conntrack -D -p udp --orig-port-dst 4712
+            """)
+        #expect(try lost() > lostBefore, "its queue did not overflow")
+        try site.router.sh("kill -CONT \(forwarder)")
+        ThisProcess.sleep(milliseconds: isEmulated ? 2000 : 500)
+        stream.mark()
+        ThisProcess.sleep(milliseconds: 200)
+        let report = try stream.report()
+        #expect(report.phases[1].lost == report.phases[1].sent && report.phases[1].sent > 20, "\(report)")
+        // It hears of new ones again.
+        try site.router.sh("nft delete table ip foreign")
+        try site.waitForFlows()
+        let change = Change(
+            make: "conntrack -D -p udp --orig-port-dst 4712", undo: "nft delete table ip foreign",
+            prepare: """
+                nft 'table ip foreign { chain c { type nat hook prerouting priority -110; udp dport 4712 drop; }; }'
+                """)
         try site.expectSoon(change, to: "172.16.20.10", isAnswered: true)
     }
 

@@ -14,15 +14,21 @@ import Testing
         try site.upFast(driver)
         #expect(try site.ping(site.host(100), "172.16.20.10") == 63)
         #expect(try site.ping(site.host(100), "fd00:20::10") == 63)
-        let before = try (site.router.forwarded(), site.router.forwardedByKernel())
+        let before = try (site.router.forwarded(), site.router.forwardedByKernel(), site.router.forwardedByVLAN())
         for address in ["172.16.20.10", "fd00:20::10"] {
             let ping = try site.host(100).run(["ping", "-c", "20", "-i", "0.01", "-W", "2", address])
             #expect(ping.status == 0 && ping.output.contains(" 0% packet loss"), "\(ping)")
             #expect(!ping.output.contains("DUP"), "\(ping)")
         }
-        let after = try (site.router.forwarded(), site.router.forwardedByKernel())
+        let after = try (site.router.forwarded(), site.router.forwardedByKernel(), site.router.forwardedByVLAN())
         let (workers, kernel) = (after.0 - before.0, after.1 - before.1)
         #expect(workers + kernel == 80, "requests and answers")
+        // Each VLAN, but the third, has sent as much as it has received.
+        let byVLAN = zip(before.2, after.2).map { [$1.received - $0.received, $1.sent - $0.sent] }
+        let half = workers / 2
+        #expect(
+            byVLAN.count == 3 && byVLAN[0].reduce(0, +) == workers && byVLAN[1] == byVLAN[0].reversed()
+                && abs(byVLAN[0][0] - half) <= kernel && byVLAN[2] == [0, 0], "\(byVLAN), \(workers)")
         // Emulated, a worker may once not be heard of for as long as makes it seem dead.
         #expect(kernel <= (isEmulated ? 4 : 0), "the kernel forwarded none of them")
     }
@@ -159,6 +165,40 @@ import Testing
             try site.router.sh("ip route flush 10.50.0.0/24; ip route replace 10.50.0.0/16 via 172.16.20.10")
             _ = try site.ping(site.host(100), "10.50.0.1")
         }
+    }
+
+    /// Several ways of equal cost: each flow has one of them, and all are used.
+    @Test(whereItIsFast) func equalCostPaths() throws {
+        let site = try Site()
+        try site.upFast()
+        for id in [200, 300] { try site.host(id).sh("ip address add 10.50.0.1/32 dev lo") }
+        try site.router.sh(
+            """
+            sysctl -qw net.ipv4.fib_multipath_hash_policy=1
+            ip route add 10.50.0.0/24 nexthop via 172.16.20.10 nexthop via 172.16.30.10
+            """)
+        ThisProcess.sleep(milliseconds: isEmulated ? 500 : 100)
+        var told = ""
+        try site.workersForward(atLeast: 700) {
+            told = try site.converse(
+                """
+                servers = [end(host, "10.50.0.1", socket.SOCK_DGRAM, 8000, own="10.50.0.1") for host in ("200", "300")]
+                for port in range(40):
+                    client = end("100", "10.50.0.1", socket.SOCK_DGRAM, 20000 + port)
+                    client.connect(("10.50.0.1", 8000))
+                    counts = [0, 0]
+                    for _ in range(20):
+                        client.send(b"which?")
+                        ready = select.select(servers, [], [], 5 * slowness)[0]
+                        counts[servers.index(ready[0])] += 1
+                        ready[0].recvfrom(100)
+                    print(*counts)
+                """)
+        }
+        let flows = told.split(separator: "\n")
+        let (first, second) = (flows.filter { $0 == "20 0" }.count, flows.filter { $0 == "0 20" }.count)
+        // The kernel, which has a packet now and then, may choose the other way for it.
+        #expect(first > 8 && second > 8 && first + second > 36, "\(told)")
     }
 
     /// An address moves to another host, which says so to everybody: as a pair of servers does when one of them dies.

@@ -195,17 +195,32 @@ struct FastPathReport: Decodable {
 
 extension TestHost {
     private struct StatusReport: Decodable {
+        struct VLAN: Decodable {
+            struct Part: Decodable {
+                var received: FastPathReport.Counter
+                var sent: FastPathReport.Counter
+            }
+            var fastPath: Part?
+        }
+        var vlans: [VLAN]
         var fastPath: FastPathReport?
         var drift: [String]
     }
 
-    /// nil: there is to be none.
-    func fastPath() throws -> FastPathReport? {
+    private func status() throws -> StatusReport {
         let result = try vrouter("status --json")
         guard let status = try? JSONDecoder().decode(StatusReport.self, from: Data(result.output.utf8)) else {
             throw CommandFailed(script: "status", result: result)
         }
-        return status.fastPath
+        return status
+    }
+
+    /// nil: there is to be none.
+    func fastPath() throws -> FastPathReport? { try status().fastPath }
+
+    /// How many packets the workers received from each VLAN, and sent to it.
+    func forwardedByVLAN() throws -> [(received: Int, sent: Int)] {
+        try status().vlans.compactMap(\.fastPath).map { ($0.received.packets, $0.sent.packets) }
     }
 
     /// How many packets the workers have forwarded.

@@ -30,7 +30,7 @@ import Testing
 
     /// Both ends of the way, and the sockets that they need.
     private struct Rings: ~Copyable {
-        private let one: PacketSocket
+        let one: PacketSocket
         private let other: PacketSocket
         var source: ReceiveRing
         var ring: TransmitRing
@@ -170,5 +170,29 @@ import Testing
         let seen = arrivals(10, &rings).frames
         #expect(Array(seen.suffix(10)) == wanted)
         #expect(seen.dropLast(10).elementsEqual(all.prefix(seen.count - 10)), "in order")
+    }
+
+    /// What comes while all slots are full is lost, and counted; what lies in them is not.
+    @Test func aFullRingIsCounted() throws {
+        var rings = try rings()
+        let all = frames(330)
+        try make(Array(all[..<300]))
+        #expect(rings.one.takeDrops() == 44)
+        #expect(rings.one.takeDrops() == 0, "once")
+        func take(_ rings: inout Rings) -> [[UInt8]] {
+            var result: [[UInt8]] = []
+            while let frame = rings.source.receive() {
+                result.append(
+                    frame.withOctets { octets in
+                        (ReceiveRing.room..<frame.length + ReceiveRing.room).map { octets[$0] }
+                    })
+            }
+            rings.source.release()
+            return result
+        }
+        #expect(take(&rings) == Array(all[..<256]))
+        try make(Array(all[300...]))
+        #expect(take(&rings) == Array(all[300...]))
+        #expect(rings.one.takeDrops() == 0)
     }
 }

@@ -87,7 +87,7 @@ struct RoutingBenchmark {
             }
         }
 
-        // Taking turns with all of them spreads the rounds of each: what disturbs for a moment is in one round, not in a row's every.
+        // All take turns: what disturbs the machine for a moment is in one round of several rows, not in all rounds of one.
         var cases: [[Case]] = []
         for (i, each) in traffic.enumerated() {
             // The table is the same each time, for nothing has changed.
