@@ -6,6 +6,7 @@ import SystemPackage
 /// more, a moment before.
 public struct Crew: ~Copyable {
     private let workers: [Worker]
+    private let publication: Publication
     // The workers write to it until they have ended.
     private let heartbeats: Mapping
 
@@ -49,11 +50,21 @@ public struct Crew: ~Copyable {
             throw error
         }
         self.workers = workers
+        self.publication = publication
         self.heartbeats = heartbeats
     }
 
     /// Whether all of them work.
     public var isRunning: Bool { workers.allSatisfy(\.isRunning) }
+
+    /// Waits until the workers have sent what the filter gave them before it was told otherwise. One that does not answer for so long
+    /// loses what it holds.
+    public func drain() {
+        // What a processor was about to put into a ring is in there by then.
+        ThisProcess.sleep(milliseconds: 1)
+        let request = publication.requestDrain()
+        for _ in 0..<20 where !workers.allSatisfy({ $0.hasDrained(request) }) { ThisProcess.sleep(milliseconds: 1) }
+    }
 
     /// Waits until no worker goes by anything older than this generation. One that does not answer for so long gets no frames any
     /// more until its heart beats again, and looks for the newest before it beats.

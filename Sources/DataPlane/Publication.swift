@@ -6,6 +6,8 @@ public final class Publication: Sendable {
     /// Tells that there is a new one.
     private let generation = Atomic<UInt64>(1)
     private let current: Mutex<Snapshot>
+    /// How often workers have been asked to finish what they hold.
+    private let drains = Atomic<UInt64>(0)
 
     public init(_ snapshot: Snapshot) { current = Mutex(snapshot) }
 
@@ -21,4 +23,13 @@ public final class Publication: Sendable {
 
     /// The newest snapshot.
     func take() -> Snapshot { current.withLock { $0 } }
+
+    /// Asks the workers to send all frames that they hold now as the snapshot says that they have.
+    ///
+    /// - Returns: the number of this request.
+    func requestDrain() -> UInt64 { drains.add(1, ordering: .releasing).newValue }
+
+    /// The number of the newest request.
+    @inline(__always)
+    var newestDrain: UInt64 { drains.load(ordering: .acquiring) }
 }

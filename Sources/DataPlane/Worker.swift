@@ -17,6 +17,8 @@ public final class Worker: Sendable {
     private let hasEnded = Atomic(false)
     /// The generation that it works with, and has sent everything of older ones.
     private let seen = Atomic<UInt64>(0)
+    /// The newest request to finish what it held, that it has fulfilled.
+    private let drained = Atomic<UInt64>(0)
 
     /// A heart that beats every few milliseconds is fresh for thirty (ownership.bpf.c).
     private static let idleMilliseconds: Int32 = 4
@@ -65,11 +67,17 @@ public final class Worker: Sendable {
         seen.load(ordering: .acquiring) >= generation || hasEnded.load(ordering: .acquiring)
     }
 
+    /// Whether the thread has sent all that it held when it was asked to, or does not work at all.
+    public func hasDrained(_ request: UInt64) -> Bool {
+        drained.load(ordering: .acquiring) >= request || hasEnded.load(ordering: .acquiring)
+    }
+
     public var isRunning: Bool { !hasEnded.load(ordering: .acquiring) }
 
     private func run(_ state: consuming WorkerState) {
         var snapshot = publication.take()
         var generation: UInt64 = 0
+        var (request, turnsToDrain) = (UInt64(0), 0)
         var turns = 0
         while !isStopping.load(ordering: .relaxed) {
             let newest = publication.newest
@@ -78,13 +86,22 @@ public final class Worker: Sendable {
                 generation = newest
                 seen.store(newest, ordering: .releasing)
             }
+            let newestRequest = publication.newestDrain
+            if newestRequest != request {
+                request = newestRequest
+                // As many as a full ring takes; frames may go on to come.
+                turnsToDrain = state.ring.slotCount / TransmitRing.batch &+ 1
+            }
             // Only then: who has been silent is not to get frames that he would send an old way.
             state.beat()
             turns &+= 1
             var isQuiet = turns & (Self.turnsBetweenStatistics - 1) == 0
-            if flows.withTable({ state.turn(snapshot, $0, flows) }) {
-                isQuiet = !state.socket.wait(milliseconds: Self.idleMilliseconds)
+            let isEmpty = flows.withTable { state.turn(snapshot, $0, flows) }
+            if turnsToDrain > 0 {
+                turnsToDrain = isEmpty ? 0 : turnsToDrain &- 1
+                if turnsToDrain == 0 { drained.store(request, ordering: .releasing) }
             }
+            if isEmpty { isQuiet = !state.socket.wait(milliseconds: Self.idleMilliseconds) }
             if isQuiet {
                 let drops = state.socket.takeDrops()
                 if drops > 0 { state.counters.countRingDrops(drops) }

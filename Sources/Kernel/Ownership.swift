@@ -219,32 +219,40 @@ public struct Ownership: ~Copyable {
     /// Takes away first what is not to be owned any more.
     ///
     /// - Parameter prefixes: those that have changed since the last time, with the numbers of their targets; 0: gone.
+    /// - Returns: whether there was anything.
+    @discardableResult
     public mutating func withdraw(
         notIn wanted: Contents, prefixes: [(IPPrefix, UInt32)] = []
-    ) throws(KernelError) {
+    ) throws(KernelError) -> Bool {
+        var isLess = !prefixes.isEmpty
         for (vlan, ingress) in contents.ingress where wanted.ingress[vlan] != ingress {
+            isLess = true
             try setIngress(vlan, nil)
             contents.ingress[vlan] = nil
         }
         for (address, destination) in contents.hosts where wanted.hosts[address] != destination {
+            isLess = true
             try deleteHost(address)
             contents.hosts[address] = nil
         }
         for number in contents.targets.indices
         where number >= wanted.targets.count || wanted.targets[number] != contents.targets[number] {
             guard contents.targets[number].vlan != nil else { continue }
+            isLess = true
             contents.targets[number] = .kernel
             try setTarget(number, .kernel)
         }
         for number in contents.ways.indices
         where number >= wanted.ways.count || wanted.ways[number] != contents.ways[number] {
             guard contents.ways[number].vlan != nil else { continue }
+            isLess = true
             contents.ways[number] = .kernel
             try set("own_ways", UInt32(number).nativeBytes, value(.kernel))
         }
         // The kernel's, until the workers know the new way; deleted, a shorter prefix would take its place.
         for (prefix, _) in prefixes { try setPrefix(prefix, 0) }
         changed += prefixes
+        return isLess
     }
 
     /// Then gives what is new, once the workers know it too.

@@ -35,6 +35,8 @@ import Packets
         mask = socket.slotCount - 1
     }
 
+    public var slotCount: Int { mask &+ 1 }
+
     /// The next frame, if there is one; it stays where it is until `release`.
     @inline(__always)
     public mutating func receive() -> Frame? {

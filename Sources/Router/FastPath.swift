@@ -193,7 +193,12 @@ public enum FastPath {
                 try end(socket)
             }
             // What a worker may not forward any more is taken from it before it forgets the way, and given after it knows it.
-            try ownership.withdraw(notIn: contents, prefixes: view.prefixes)
+            if try ownership.withdraw(notIn: contents, prefixes: view.prefixes) {
+                switch crew {
+                case .some(let crew): crew.drain()
+                case .none: break
+                }
+            }
             let start = ContinuousClock.now
             let generation = publication.publish(view.snapshot)
             let isKnown =

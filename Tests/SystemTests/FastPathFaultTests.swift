@@ -34,8 +34,10 @@ import Testing
         func drops() throws -> Int {
             // The second column: frames that found a processor's queue full.
             let queues = try site.router.sh("cut -d' ' -f2 /proc/net/softnet_stat").split(separator: "\n")
-            let ended = try #require(try site.router.fastPath()).workers.flatMap(\.ended)
-            return queues.reduce(0) { $0 + (Int($1, radix: 16) ?? 0) } + ended.reduce(0) { $0 + $1.packets }
+            let full = try #require(try site.router.fastPath()).workers.flatMap(\.ended).filter {
+                $0.name == "drop_ring_full"
+            }
+            return queues.reduce(0) { $0 + (Int($1, radix: 16) ?? 0) } + full.reduce(0) { $0 + $1.packets }
         }
         let before = try site.router.forwarded()
         let droppedBefore = try drops()
@@ -54,6 +56,8 @@ import Testing
         // A full ring, or a full queue of a processor, loses packets without any switching, and counts them.
         #expect(
             report.lost <= dropped - droppedBefore, "\(report), of which \(dropped - droppedBefore) are accounted for")
+        let ended = try #require(try site.router.fastPath()).ended
+        #expect(ended.allSatisfy { $0.hasPrefix("drop_ring_full ") }, "lost in a hand-over: \(ended)")
     }
 
     @Test func aKilledForwarder() throws {

@@ -167,33 +167,31 @@ import Testing
         }
     }
 
-    /// Several ways of equal cost: each flow has one of them, and all are used.
+    /// Several ways of equal cost: what goes from one address to another has one of them, and all are used.
     @Test(whereItIsFast) func equalCostPaths() throws {
         let site = try Site()
         try site.upFast()
-        for id in [200, 300] { try site.host(id).sh("ip address add 10.50.0.1/32 dev lo") }
-        try site.router.sh(
-            """
-            sysctl -qw net.ipv4.fib_multipath_hash_policy=1
-            ip route add 10.50.0.0/24 nexthop via 172.16.20.10 nexthop via 172.16.30.10
-            """)
+        let other = try site.addHost(200, "172.16.20.11")
+        for host in [site.host(200), other] { try host.sh("ip route add local 10.50.0.0/24 dev lo") }
+        _ = try site.ping(site.host(100), "172.16.20.11")
+        try site.router.sh("ip route add 10.50.0.0/24 nexthop via 172.16.20.10 nexthop via 172.16.20.11")
         ThisProcess.sleep(milliseconds: isEmulated ? 500 : 100)
         var told = ""
         try site.workersForward(atLeast: 700) {
             told = try site.converse(
                 """
-                servers = [end(host, "10.50.0.1", socket.SOCK_DGRAM, 8000, own="10.50.0.1") for host in ("200", "300")]
-                for port in range(40):
-                    client = end("100", "10.50.0.1", socket.SOCK_DGRAM, 20000 + port)
-                    client.connect(("10.50.0.1", 8000))
+                servers = [end(host, "", socket.SOCK_DGRAM, 8000) for host in ("200", "other")]
+                for number in range(1, 41):
                     counts = [0, 0]
-                    for _ in range(20):
+                    for port in range(20):
+                        client = end("100", "", socket.SOCK_DGRAM)
+                        client.connect((f"10.50.0.{number}", 8000))
                         client.send(b"which?")
                         ready = select.select(servers, [], [], 5 * slowness)[0]
                         counts[servers.index(ready[0])] += 1
                         ready[0].recvfrom(100)
                     print(*counts)
-                """)
+                """, others: ["other": other])
         }
         let flows = told.split(separator: "\n")
         let (first, second) = (flows.filter { $0 == "20 0" }.count, flows.filter { $0 == "0 20" }.count)
