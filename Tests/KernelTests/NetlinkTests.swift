@@ -162,7 +162,8 @@ private enum Golden {
         }
         func words() throws(KernelError) -> [UInt32?] {
             let file = "/sys/class/net/a/queues/rx-0/rps_cpus"
-            let text = try ChildProcess.run(["unshare", "-m", "sh", "-c", "mount -t sysfs none /sys && cat \(file)"]).output
+            let text = try ChildProcess.run(["unshare", "-m", "sh", "-c", "mount -t sysfs none /sys && cat \(file)"])
+                .output
             return text.dropLast().split(separator: ",").reversed().map { UInt32($0, radix: 16) }
         }
         try Namespace.runInNew { () throws(KernelError) in

@@ -28,7 +28,7 @@ import Testing
     private func pause(_ milliseconds: UInt32) { ThisProcess.sleep(milliseconds: milliseconds * (isEmulated ? 3 : 1)) }
 
     /// Ownership goes back and forth a hundred times (emulated, twenty) under as many packets as go.
-    @Test(whereItIsFast) func eachPacketArrivesExactlyOnce() throws {
+    @Test func eachPacketArrivesExactlyOnce() throws {
         let site = try Site()
         try site.upFast()
         func drops() throws -> Int {

@@ -135,8 +135,10 @@ import Testing
         let site = try Site()
         try site.upFlows()
         let server = try site.host(200).start([
-            "dnsmasq", "--no-daemon", "--user=root", "--pid-file=", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
-            "--address=/example/192.0.2.77", "--txt-record=long.test,\(String(repeating: "a long text ", count: 20))",
+            "dnsmasq", "--no-daemon", "--user=root", "--pid-file=", "--conf-file=/dev/null", "--no-resolv",
+            "--no-hosts",
+            "--address=/example/192.0.2.77",
+            "--txt-record=long.test,\(String(repeating: "a long text ", count: 20))",
         ])
         defer {
             server.signal(SignalNumber.kill)
@@ -153,7 +155,8 @@ import Testing
                 // By the time that the second hundred is asked from that port, the workers have the connection.
                 for options in ["", "-b \(own)#5353", "+tcp +keepopen", "-b \(own)#5353"] {
                     let answers = try site.host(100).sh(
-                        "seq \(count) | sed 's/.*/n&.example A/' | dig @\(address) \(options) +tries=3 +time=2 +short -f -")
+                        "seq \(count) | sed 's/.*/n&.example A/' | dig @\(address) \(options) +tries=3 +time=2 +short -f -"
+                    )
                     let isComplete = answers == String(repeating: "192.0.2.77\n", count: count)
                     #expect(isComplete, "\(address) \(options): \(answers.prefix(500))")
                 }

@@ -168,7 +168,7 @@ import Testing
     }
 
     /// Several ways of equal cost: what goes from one address to another has one of them, and all are used.
-    @Test(whereItIsFast) func equalCostPaths() throws {
+    @Test func equalCostPaths() throws {
         let site = try Site()
         try site.upFast()
         let other = try site.addHost(200, "172.16.20.11")
