@@ -79,7 +79,7 @@ final class Subject {
         repeat {
             let before = try network.framesByFastPath()
             let trial = try meter.measure(.init(framesPerSecond: 100_000, seconds: 0.3))
-            let share = Double(try network.framesByFastPath() - before) / Double(max(trial.received, 1))
+            let share = Double(try network.framesByFastPath() &- before) / Double(max(trial.received, 1))
             // The first ones are the kernel's, until they are known to come densely.
             if share > 0.9 { return }
         } while ContinuousClock.now < deadline && Interruption.signal == nil
